@@ -1,0 +1,244 @@
+//! Who calls the tunnel server: the credential of a request becomes an [`Identity`], or a refusal.
+//!
+//! Every request is authenticated, also those that a proxy in front has already checked. What an identity may
+//! do is decided elsewhere: channels belong to one ([`crate::tunnel`]), destinations to its rules.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use jwt_core::{Claims, JwkSet, Policy, Rejection};
+use serde_json::json;
+
+use crate::clock::Clock;
+use crate::secret::Secret;
+use crate::signing_key::LiveKeys;
+use crate::tunnel::respond;
+
+/// The longest identifier; ours are UUIDs, and it appears in every log line of the tunnel server.
+const IDENTIFIER_BYTES: usize = 256;
+
+/// Life of a token that the shared secret buys, as in NETunnel's sample plugin.
+const SECRET_TOKEN_SECONDS: i64 = 30;
+
+/// The caller of a request. Two identities are equal if they are the same caller, whatever token proved it.
+#[derive(Clone)]
+pub struct Identity {
+    identifier: Arc<str>,
+    claims: Option<Arc<Claims>>,
+}
+
+impl Identity {
+    fn named(identifier: &str) -> Self {
+        Self { identifier: identifier.into(), claims: None }
+    }
+
+    /// The name under which the caller is known.
+    pub fn identifier(&self) -> &str {
+        &self.identifier
+    }
+
+    /// Whether the verified token has the claim `name` with `value`, or with a list that holds it.
+    pub fn has_claim(&self, name: &str, value: &str) -> bool {
+        let raw = self.claims.as_ref().and_then(|claims| claims.raw(name));
+        match raw.and_then(|raw| serde_json::from_str(raw).ok()) {
+            Some(serde_json::Value::String(text)) => text == value,
+            Some(serde_json::Value::Array(items)) => items.iter().any(|item| item == value),
+            _ => false,
+        }
+    }
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.identifier == other.identifier
+    }
+}
+
+impl Eq for Identity {}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({:?})", self.identifier)
+    }
+}
+
+/// How callers prove who they are.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// A JWT that one of these keys signed; its `identifier`, else its `sub`, is the caller.
+    Jwt(LiveKeys),
+    /// A token that the shared secret bought through `POST /authenticate`. All who know it are one caller.
+    Secret(Secret),
+    /// Nothing: whoever reaches the listener. Only for loopback listeners, which the configuration enforces.
+    None,
+}
+
+/// Authenticates requests. Cheap to clone.
+#[derive(Clone)]
+pub struct Authenticator {
+    keys: Keys,
+    policy: Arc<Policy>,
+    clock: Clock,
+}
+
+#[derive(Clone)]
+enum Keys {
+    Live(LiveKeys),
+    Shared { secret: Secret, set: Arc<JwkSet> },
+    Open,
+}
+
+/// Why a request was not authenticated. [`IntoResponse`] is the answer; the reason is for the log.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthError {
+    /// No `Authorization: Bearer` header, or a malformed one.
+    #[error("no bearer token")]
+    Missing,
+    /// More than one `Authorization` header.
+    #[error("more than one Authorization header")]
+    Ambiguous,
+    /// The token was refused.
+    #[error("bad token: {0}")]
+    Rejected(#[source] Rejection),
+    /// The token names no caller.
+    #[error("the token has neither identifier nor sub, or an unusable one")]
+    NoIdentity,
+    /// There are no keys to check tokens with: our fault, not the caller's.
+    #[error("no keys are available")]
+    NoKeys,
+    /// Any failure under a shared secret, whose users expect NETunnel's bare 403.
+    #[error("forbidden: {0}")]
+    Forbidden(#[source] Box<AuthError>),
+}
+
+/// The secret cannot be used as a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the shared secret is empty")]
+pub struct EmptySecret;
+
+impl Authenticator {
+    /// `leeway` is the tolerance for `exp` and `nbf`. It should be a minute at least: NETunnel's client renews
+    /// its token exactly at `exp`, and a refused tunnel websocket ends its process.
+    ///
+    /// # Errors
+    /// [`EmptySecret`].
+    pub fn new(mode: Mode, leeway: Duration, clock: Clock) -> Result<Self, EmptySecret> {
+        let keys = match mode {
+            Mode::Jwt(keys) => Keys::Live(keys),
+            Mode::Secret(secret) => {
+                let k = URL_SAFE_NO_PAD.encode(secret.expose());
+                let set = json!({"keys": [{"kty": "oct", "alg": "HS256", "k": k}]}).to_string();
+                let set = JwkSet::parse(set.as_bytes()).map_err(|_| EmptySecret)?;
+                Keys::Shared { secret, set: Arc::new(set) }
+            }
+            Mode::None => Keys::Open,
+        };
+        // What we issue always expires, so nothing without exp is ours.
+        let policy = Arc::new(Policy { leeway, require_exp: true, ..Policy::default() });
+        Ok(Self { keys, policy, clock })
+    }
+
+    /// The caller of a request with these headers.
+    ///
+    /// # Errors
+    /// [`AuthError`], whose response is the answer to the request.
+    pub fn authenticate(&self, headers: &HeaderMap) -> Result<Identity, AuthError> {
+        match &self.keys {
+            Keys::Open => Ok(Identity::named("anonymous")),
+            Keys::Shared { set, .. } => self
+                .verify(headers, set)
+                .map(|_| Identity::named("secret"))
+                .map_err(|error| AuthError::Forbidden(Box::new(error))),
+            Keys::Live(keys) => {
+                let keys = keys.load();
+                if keys.is_empty() {
+                    return Err(AuthError::NoKeys);
+                }
+                let claims = self.verify(headers, &keys)?;
+                let name = claims.str("identifier").or_else(|| claims.str("sub"));
+                let name = name.filter(|name| (1..=IDENTIFIER_BYTES).contains(&name.len()));
+                let identifier = Arc::from(name.ok_or(AuthError::NoIdentity)?.as_ref());
+                Ok(Identity { identifier, claims: Some(Arc::new(claims)) })
+            }
+        }
+    }
+
+    fn verify(&self, headers: &HeaderMap, keys: &JwkSet) -> Result<Claims, AuthError> {
+        let token = bearer(headers)?;
+        jwt_core::verify(token, keys, &self.policy, self.clock.unix_now())
+            .map_err(AuthError::Rejected)
+    }
+
+    /// Whether `POST /authenticate` exists.
+    pub(crate) fn sells_tokens(&self) -> bool {
+        matches!(self.keys, Keys::Shared { .. })
+    }
+
+    /// A short-lived token for who knows the shared secret.
+    pub(crate) fn buy_token(&self, offered: &str) -> Option<String> {
+        let Keys::Shared { secret, .. } = &self.keys else { return None };
+        let secret = secret.expose().as_bytes();
+        aws_lc_rs::constant_time::verify_slices_are_equal(offered.as_bytes(), secret).ok()?;
+        let claims = json!({"exp": self.clock.unix_now() + SECRET_TOKEN_SECONDS});
+        let header = Header::new(Algorithm::HS256);
+        jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(secret)).ok()
+    }
+}
+
+/// The token of `Authorization: Bearer`, the one place where it is looked for (RFC 6750 §2.1).
+fn bearer(headers: &HeaderMap) -> Result<&[u8], AuthError> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().ok_or(AuthError::Missing)?.as_bytes();
+    if values.next().is_some() {
+        return Err(AuthError::Ambiguous);
+    }
+    // RFC 9110 §11.1: the scheme is case-insensitive.
+    match value.split_at_checked("Bearer ".len()) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"Bearer ") => Ok(token),
+        _ => Err(AuthError::Missing),
+    }
+}
+
+impl AuthError {
+    /// The word of log lines: those of the module where it has one.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Ambiguous => "malformed",
+            Self::Rejected(rejection) => rejection.reason(),
+            Self::NoIdentity => "claim",
+            Self::NoKeys => "keys_unavailable",
+            Self::Forbidden(inner) => inner.reason(),
+        }
+    }
+}
+
+impl IntoResponse for AuthError {
+    fn into_response(self) -> Response {
+        let unauthorized = |challenge: &'static str, error: &str| {
+            // RFC 6750 §3: no error code where no credential was presented, and never the reason.
+            let mut response = respond::error(StatusCode::UNAUTHORIZED, error);
+            let challenge = HeaderValue::from_static(challenge);
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            response
+        };
+        match self {
+            Self::Missing => {
+                unauthorized("Bearer realm=\"netunnel\"", "a bearer token is required")
+            }
+            Self::Ambiguous | Self::Rejected(_) | Self::NoIdentity => unauthorized(
+                "Bearer realm=\"netunnel\", error=\"invalid_token\"",
+                "the token is not valid",
+            ),
+            Self::NoKeys => respond::unavailable("tokens cannot be checked at the moment"),
+            Self::Forbidden(_) => respond::plain(StatusCode::FORBIDDEN),
+        }
+    }
+}

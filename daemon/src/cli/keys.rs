@@ -1,0 +1,346 @@
+//! `jwtunnel keys`: what an administrator does through the daemon's internal listener.
+
+use std::io::{self, Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use aws_lc_rs::rand;
+use axum::http::{Method, Request, StatusCode, header};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use clap::Subcommand;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use uuid::Uuid;
+
+use super::usage_error;
+use crate::logging::untrusted;
+use crate::secret::Secret;
+
+/// Longer than the daemon's own deadline for an answer.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Arguments of `jwtunnel keys`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Register a key, with which a client gets tokens from then on.
+    ///
+    /// Registering a key again extends its life; it keeps its first identifier.
+    #[command(after_help = "\
+Examples:
+  jwtunnel keys register --generate
+      make a key, register it, and print it with its identifier: the only time it is shown
+  jwtunnel keys register --key-file client.key --identifier 7d2b0d0c-8d7e-4a51-9f0c-3f1f8f3f4f11
+  pass show gateway/client | jwtunnel keys register --key-file -
+  jwtunnel keys register --generate --json --server unix:/run/jwtunnel/internal.sock")]
+    Register(Register),
+    /// Announce a new signing key, which signs when every verifier can know it.
+    ///
+    /// The old key stays published until the last token that it signed has expired; no token becomes
+    /// invalid, and nginx need not be reloaded.
+    #[command(after_help = "\
+Examples:
+  jwtunnel keys rotate          sign with the new key after [keys] announce_for
+  jwtunnel keys rotate --now    sign with it in ten seconds")]
+    Rotate(Rotate),
+}
+
+#[derive(Debug, clap::Args)]
+struct Connection {
+    /// The daemon's internal listener: http://HOST:PORT or unix:/path.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "JWTUNNEL_INTERNAL",
+        default_value = "http://127.0.0.1:5051"
+    )]
+    server: String,
+
+    /// Print one JSON object instead of lines.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(id = "source", required = true, multiple = false, args = ["key_file", "generate", "key"])]
+struct Register {
+    #[command(flatten)]
+    connection: Connection,
+
+    /// The file that holds the key; `-` is standard input. One newline at its end is left out.
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+
+    /// Make a key of 256 random bits, and print it.
+    #[arg(long)]
+    generate: bool,
+
+    /// The client that tokens for this key name [default: a random one, printed].
+    #[arg(long, value_name = "UUID")]
+    identifier: Option<Uuid>,
+
+    /// The key itself. Not recommended: other users of this machine can see the arguments of programs.
+    #[arg(value_name = "KEY")]
+    key: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Rotate {
+    #[command(flatten)]
+    connection: Connection,
+
+    /// Announce for ten seconds only.
+    #[arg(long)]
+    now: bool,
+}
+
+/// Runs `jwtunnel keys …`.
+///
+/// # Errors
+/// When the daemon cannot be reached or does not do what it was asked.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::Register(args) => register(args).await,
+        Command::Rotate(args) => rotate(args).await,
+    }
+}
+
+async fn register(args: Register) -> anyhow::Result<ExitCode> {
+    let Some(server) = Server::parse(&args.connection.server) else {
+        return Ok(usage_error(&bad_server(&args.connection.server)));
+    };
+    let key = if args.generate {
+        generate()?
+    } else if let Some(path) = &args.key_file {
+        read_key(path)?
+    } else {
+        let _ = writeln!(
+            io::stderr(),
+            "jwtunnel: warning: other users of this machine can see a key that is an argument; \
+             use --key-file"
+        );
+        Secret::new(args.key.unwrap_or_default())
+    };
+    if key.expose().is_empty() {
+        return Ok(usage_error("the key is empty; everybody knows that one"));
+    }
+    let identifier = args.identifier.unwrap_or_else(Uuid::new_v4);
+    let body = json!({"key": key.expose(), "identifier": identifier});
+    let answer = server.post("/register_key", &body).await?;
+    answer.expect(StatusCode::CREATED)?;
+    // A key of the caller's own is not repeated: terminals and logs keep what they are shown.
+    let shown = args.generate.then(|| key.expose());
+    let mut out = io::stdout();
+    if args.connection.json {
+        let mut object = json!({"identifier": identifier});
+        if let Some(key) = shown {
+            object["key"] = key.into();
+        }
+        writeln!(out, "{object}")?;
+    } else {
+        writeln!(out, "identifier: {identifier}")?;
+        if let Some(key) = shown {
+            writeln!(out, "key: {key}")?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn rotate(args: Rotate) -> anyhow::Result<ExitCode> {
+    let Some(server) = Server::parse(&args.connection.server) else {
+        return Ok(usage_error(&bad_server(&args.connection.server)));
+    };
+    let answer = server.post("/rotate_signing_key", &json!({"now": args.now})).await?;
+    answer.expect(StatusCode::OK)?;
+    let (kid, signs_in) = (&answer.body["kid"], &answer.body["signs_in"]);
+    let mut out = io::stdout();
+    if args.connection.json {
+        writeln!(out, "{}", json!({"kid": kid, "signs_in": signs_in}))?;
+    } else {
+        let kid = kid.as_str().unwrap_or_default();
+        writeln!(out, "the key {kid} is published and signs in {signs_in} s")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn generate() -> anyhow::Result<Secret> {
+    let mut bytes = [0; 32];
+    rand::fill(&mut bytes).map_err(|_| anyhow::anyhow!("the system gives no random bytes"))?;
+    Ok(Secret::new(URL_SAFE_NO_PAD.encode(bytes)))
+}
+
+fn read_key(path: &PathBuf) -> anyhow::Result<Secret> {
+    let mut text = String::new();
+    if path.as_os_str() == "-" {
+        io::stdin().read_to_string(&mut text).context("cannot read the key from standard input")?;
+    } else {
+        text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the key from {}", path.display()))?;
+    }
+    let key = text.strip_suffix('\n').unwrap_or(&text);
+    let key = Secret::new(key.strip_suffix('\r').unwrap_or(key));
+    drop(Secret::new(text));
+    Ok(key)
+}
+
+fn bad_server(text: &str) -> String {
+    format!("--server {}: expected http://HOST:PORT or unix:/path", untrusted(text))
+}
+
+/// Where the daemon's internal routes are.
+#[derive(Debug, PartialEq, Eq)]
+enum Server {
+    /// Authority, and the prefix of the paths.
+    Tcp(String, String),
+    Unix(PathBuf),
+}
+
+struct Answer {
+    status: StatusCode,
+    body: Value,
+}
+
+impl Server {
+    fn parse(text: &str) -> Option<Self> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return path.starts_with('/').then(|| Self::Unix(path.into()));
+        }
+        let rest = text.strip_prefix("http://")?;
+        let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "80"));
+        if host.is_empty() || port.parse::<u16>().is_err() || host.contains('@') {
+            return None;
+        }
+        let prefix = prefix.trim_end_matches('/');
+        let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
+        Some(Self::Tcp(format!("{host}:{port}"), prefix))
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Tcp(authority, prefix) => format!("http://{authority}{prefix}"),
+            Self::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        let exchange = async {
+            match self {
+                Self::Tcp(authority, prefix) => {
+                    let stream = TcpStream::connect(authority).await?;
+                    exchange(stream, authority, &format!("{prefix}{path}"), body).await
+                }
+                Self::Unix(socket) => {
+                    exchange(UnixStream::connect(socket).await?, "localhost", path, body).await
+                }
+            }
+        };
+        match tokio::time::timeout(TIMEOUT, exchange).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(error.context(format!(
+                "cannot talk to jwtunneld at {}; is it running, and is this its internal listener? \
+                 Its log says so (`listening … internal`); choose another with --server or \
+                 JWTUNNEL_INTERNAL",
+                self.name()
+            ))),
+            Err(_) => bail!("jwtunneld at {} does not answer within 20 s", self.name()),
+        }
+    }
+}
+
+async fn exchange<S>(stream: S, host: &str, path: &str, body: &Value) -> anyhow::Result<Answer>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header(header::HOST, host)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CONNECTION, "close")
+        .body(Full::new(Bytes::from(body.to_string())))?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    // Answers of the daemon are small; whatever else listens there shall not fill our memory.
+    let bytes = Limited::new(response.into_body(), 1 << 20)
+        .collect()
+        .await
+        .map_err(|error| anyhow::anyhow!("the answer cannot be read: {error}"))?
+        .to_bytes();
+    connection.abort();
+    Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
+}
+
+impl Answer {
+    fn expect(&self, status: StatusCode) -> anyhow::Result<()> {
+        if self.status == status {
+            return Ok(());
+        }
+        let detail = match &self.body {
+            Value::Object(fields) if !fields.is_empty() => match fields.get("message") {
+                Some(Value::String(message)) => untrusted_message(message),
+                _ => untrusted_message(&self.body.to_string()),
+            },
+            _ => String::new(),
+        };
+        match self.status {
+            StatusCode::NOT_FOUND => bail!(
+                "the listener has no such route: it is the public one, or DISABLE_INTERNAL_API is \
+                 set; name the internal listener with --server"
+            ),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                bail!("jwtunneld cannot do this now (503); its log says why, try again")
+            }
+            status if detail.is_empty() => bail!("jwtunneld answered {status}"),
+            status => bail!("jwtunneld answered {status}: {detail}"),
+        }
+    }
+}
+
+/// An answer's own words, without control characters, for a terminal.
+fn untrusted_message(text: &str) -> String {
+    text.chars().take(400).flat_map(char::escape_debug).collect::<String>().replace("\\\"", "\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_a_url_or_a_socket() {
+        let tcp = |authority: &str, prefix: &str| {
+            Some(Server::Tcp(authority.to_owned(), prefix.to_owned()))
+        };
+        assert_eq!(Server::parse("http://127.0.0.1:5051"), tcp("127.0.0.1:5051", ""));
+        assert_eq!(Server::parse("http://host/pre/"), tcp("host:80", "/pre"));
+        assert_eq!(Server::parse("http://[::1]:1/"), tcp("[::1]:1", ""));
+        assert_eq!(Server::parse("unix:/a"), Some(Server::Unix("/a".into())));
+        for text in ["", "127.0.0.1:5051", "https://x", "http://", "http://x:y", "unix:a"] {
+            assert_eq!(Server::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_file_loses_one_newline_only() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (text, key) in [("k", "k"), ("k\n", "k"), ("k\r\n", "k"), (" k \n\n", " k \n")] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(read_key(&file.path().to_path_buf()).unwrap().expose(), key);
+        }
+    }
+}

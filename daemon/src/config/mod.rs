@@ -1,0 +1,382 @@
+//! The configuration of `jwtunneld`: one TOML file, overridden by `JWTUNNEL_<SECTION>_<KEY>`.
+//!
+//! Read once into the types below. Every setting has a working default; an unknown, malformed or
+//! not yet available one is an error that names its place, never ignored. Neighbours: `reader`
+//! (layers and places), `value` (how single values are written), `original` (the variables of the
+//! services that this one replaces), `check` (what `jwtunneld --check` adds).
+
+mod check;
+mod error;
+mod original;
+mod reader;
+mod value;
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use check::unsearchable_parent;
+pub use error::{ConfigError, Place};
+pub use reader::{Effective, Environment, VariableNote};
+pub use value::{
+    DatabaseUrl, IdentityMode, ListenAddress, NetunnelAuth, RsaBits, SigningAlgorithm, Size,
+    parse_algorithm, parse_duration,
+};
+
+use error::Problem;
+use reader::Reader;
+
+use crate::secret::Secret;
+
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "/etc/jwtunnel/jwtunneld.toml";
+
+/// Where everything is kept that no setting places elsewhere, relative to the working directory.
+pub const DEFAULT_DATA: &str = "jwtunnel-data";
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The whole configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Keys for tokens: the issuer's two listeners and its rules.
+    pub jwthenticator: Jwthenticator,
+    /// Signing keys.
+    pub keys: Keys,
+    /// The public keys' file.
+    pub jwks: Jwks,
+    /// The tunnel server.
+    pub netunnel: Netunnel,
+}
+
+/// Section `[jwthenticator]`.
+#[derive(Debug, Clone)]
+pub struct Jwthenticator {
+    /// Public routes. Default `127.0.0.1:5050`.
+    pub listen: ListenAddress,
+    /// Internal routes; `None` serves both sets on `listen`. Default `127.0.0.1:5051`.
+    pub internal_listen: Option<ListenAddress>,
+    /// Default `sqlite://jwtunnel-data/jwtunnel.db`.
+    pub database_url: DatabaseUrl,
+    /// Life of an access token. Default 25 h: a client whose clock runs ahead must still find its
+    /// token valid.
+    pub jwt_lifetime: Duration,
+    /// Life of a registered key, from each registration. Default 120 days.
+    pub key_lifetime: Duration,
+    /// Life of a refresh token. Default 60 days.
+    pub refresh_lifetime: Duration,
+    /// Whether a refresh token ends with its key's expiry. Default no.
+    pub refresh_requires_live_key: bool,
+    /// Whose identifier a token carries. Default the registered one.
+    pub identity: IdentityMode,
+    /// Whether tokens also carry `sub`, `jti`, `key` and, with an issuer, `iss`. Default yes.
+    pub standard_claims: bool,
+    /// The `iss` claim; none by default.
+    pub issuer: Option<String>,
+    /// The `aud` claim; none by default.
+    pub audience: Vec<String>,
+    /// Tolerated difference between clocks when a token's times are checked. Default 60 s.
+    pub leeway: Duration,
+    /// Put in front of every route, empty by default.
+    pub url_prefix: String,
+    /// Largest request body. Default 1 MiB.
+    pub body_limit: Size,
+    /// How much signing and database work may wait; what comes on top is answered 503. Default 256.
+    pub queue_limit: usize,
+    /// How long a client may take for a request's header (also how long an idle connection is
+    /// kept). Default 10 s.
+    pub header_timeout: Duration,
+    /// How long a client may take for a request's body. Default 10 s.
+    pub body_timeout: Duration,
+    /// How long an answer may take. Default 15 s.
+    pub handler_timeout: Duration,
+    /// Serves /authenticate, /refresh, /validate, /validate_request.
+    pub external_api: bool,
+    /// Serves /register_key, /is_key_registered.
+    pub internal_api: bool,
+}
+
+/// Section `[keys]`.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// Private keys, 0600 in a folder of mode 0700. Default `jwtunnel-data/keys`.
+    pub directory: PathBuf,
+    /// What new keys are for. Default RS256.
+    pub algorithm: SigningAlgorithm,
+    /// Modulus length of new RSA keys. Default 2048.
+    pub rsa_bits: RsaBits,
+    /// How long a new key is published before it signs. Default 300 s.
+    pub announce_for: Duration,
+    /// A pair of PEM files that signs instead of the directory's keys (`RSA_PUBLIC_KEY_PATH` and
+    /// `RSA_PRIVATE_KEY_PATH`).
+    pub pair: Option<KeyPairFiles>,
+}
+
+/// A key pair in two PEM files, made if both are missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPairFiles {
+    /// `SubjectPublicKeyInfo`, or PKCS#1.
+    pub public: PathBuf,
+    /// PKCS#1 or PKCS#8.
+    pub private: PathBuf,
+}
+
+/// Section `[jwks]`.
+#[derive(Debug, Clone)]
+pub struct Jwks {
+    /// The file that nginx reads. Default `jwtunnel-data/public/jwks.json`.
+    pub file: PathBuf,
+}
+
+/// Section `[netunnel]`.
+#[derive(Debug, Clone)]
+pub struct Netunnel {
+    /// Default `127.0.0.1:4040`.
+    pub listen: ListenAddress,
+    /// NETunnel's own configuration. Default `jwtunnel-data/netunnel.json`.
+    pub state_file: PathBuf,
+    /// How callers are authenticated. Default by JWT.
+    pub auth: NetunnelAuth,
+    /// The shared secret; present exactly when `auth` is `secret`.
+    pub secret: Option<Secret>,
+    /// Who may go where; empty: `allowed_tunnel_destinations` of the state file holds.
+    pub rules: Vec<Rule>,
+    /// Replaces the state file's default for `allowed_tunnel_destinations`
+    /// (`NETUNNEL_ALLOWED_TUNNEL_DESTINATIONS`).
+    pub allowed_tunnel_destinations: Option<BTreeMap<String, String>>,
+    /// As [`Jwthenticator::leeway`].
+    pub leeway: Duration,
+    /// How long open tunnels and requests may go on after SIGTERM. Default 30 s.
+    pub drain_timeout: Duration,
+}
+
+/// One `[[netunnel.rule]]`: every rule that matches a caller adds to what it may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// The caller's identifier, or `*`.
+    pub identifier: Option<String>,
+    /// A claim that must have `value`.
+    pub claim: Option<String>,
+    /// The claim's value.
+    pub value: Option<String>,
+    /// Where forward tunnels may lead.
+    pub destinations: Vec<String>,
+    /// Where reverse tunnels may be entered.
+    pub reverse_binds: Vec<String>,
+}
+
+/// A configuration and how it came about.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The result.
+    pub config: Config,
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+    /// Every setting with its value and place, for `--check`.
+    pub effective: Vec<Effective>,
+    /// Variables of the original services that are set, and what they do.
+    pub notes: Vec<VariableNote>,
+    /// Combinations that work but are probably not meant.
+    pub warnings: Vec<String>,
+}
+
+impl Loaded {
+    /// Reads `file`, or [`DEFAULT_FILE`] when none is named; only the latter may be missing.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every problem found.
+    pub fn read(file: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text, environment)
+                .map(|loaded| Loaded { file: Some(path.into()), ..loaded }),
+            Err(error) if file.is_none() && error.kind() == ErrorKind::NotFound => {
+                Self::parse(path, "", environment)
+            }
+            Err(error) => Err(ConfigError::new(vec![Problem {
+                place: Place::File(path.into(), 0),
+                subject: String::new(),
+                text: format!(
+                    "cannot read the configuration: {error}; name an existing file with --config"
+                ),
+            }])),
+        }
+    }
+
+    /// Reads the text of a configuration file. `path` is only used in messages.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every problem found.
+    pub fn parse(path: &Path, text: &str, environment: &Environment) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(path, text, environment)
+            .map_err(|problem| ConfigError::new(vec![problem]))?;
+        let mut warnings = Vec::new();
+        let config = read_sections(&mut reader, &mut warnings);
+        reader.finish();
+        if !reader.problems.is_empty() {
+            return Err(ConfigError::new(reader.problems));
+        }
+        Ok(Self { config, file: None, effective: reader.effective, notes: reader.notes, warnings })
+    }
+}
+
+fn read_sections(reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Config {
+    let data = Path::new(DEFAULT_DATA);
+    let keys = read_keys(reader, data, warnings);
+    let jwthenticator = read_jwthenticator(reader, data, keys.pair.is_some(), warnings);
+    let jwks = Jwks { file: reader.take("jwks", "file", data.join("public/jwks.json")) };
+    reader.later("jwks", "revocation_file", "remove it: tokens end by their exp claim only");
+    reader.later("jwks", "remote", "remove it: only the daemon's own keys are published");
+    let netunnel = read_netunnel(reader, data, jwthenticator.leeway);
+    reader.later_section("signer_proxy", "remove the section");
+    reader.later_section("key_registry", "remove the section");
+    Config { jwthenticator, keys, jwks, netunnel }
+}
+
+fn read_keys(reader: &mut Reader<'_>, data: &Path, warnings: &mut Vec<String>) -> Keys {
+    const SECTION: &str = "keys";
+    let directory = reader.take(SECTION, "directory", data.join("keys"));
+    let algorithm = original::algorithm(reader, SECTION);
+    let rsa_bits = original::rsa_bits(reader, SECTION);
+    let announce_for = reader.take(SECTION, "announce_for", Duration::from_secs(300));
+    reader.later(
+        SECTION,
+        "rotate_every",
+        "remove it and rotate with `jwtunnel keys rotate`, from a timer if it should recur",
+    );
+    let pair = original::key_pair(reader, algorithm, warnings);
+    Keys { directory, algorithm, rsa_bits, announce_for, pair }
+}
+
+fn read_jwthenticator(
+    reader: &mut Reader<'_>,
+    data: &Path,
+    pair_given: bool,
+    warnings: &mut Vec<String>,
+) -> Jwthenticator {
+    const SECTION: &str = "jwthenticator";
+    let (listen, internal_listen) = original::listeners(reader, warnings);
+    let database_url = original::database_url(reader, data);
+    let jwt_lifetime = original::lifetime(reader, "jwt_lifetime", "JWT_LEASE_TIME", 25 * HOUR);
+    let key_lifetime = original::lifetime(reader, "key_lifetime", "KEY_EXPIRY", 120 * DAY);
+    let refresh_lifetime =
+        original::lifetime(reader, "refresh_lifetime", "REFRESH_TOKEN_EXPIRY", 60 * DAY);
+    if refresh_lifetime < jwt_lifetime {
+        warnings.push(
+            "[jwthenticator] refresh_lifetime is shorter than jwt_lifetime: a refresh token has \
+             expired when its client needs it"
+                .into(),
+        );
+    }
+    // A pair that other services of the original share must give tokens that they accept.
+    let standard_claims = reader.take(SECTION, "standard_claims", !pair_given);
+    if pair_given && standard_claims {
+        warnings.push(
+            "[jwthenticator] standard_claims is on with RSA_* keys: a JWThenticator that shares \
+             them refuses the tokens"
+                .into(),
+        );
+    }
+    let issuer: Option<String> = reader.take(SECTION, "issuer", None);
+    if issuer.as_deref() == Some("") {
+        reader.problem_of(SECTION, "issuer", "expected a text that is not empty".into());
+    }
+    let section = Jwthenticator {
+        listen,
+        internal_listen,
+        database_url,
+        jwt_lifetime,
+        key_lifetime,
+        refresh_lifetime,
+        refresh_requires_live_key: reader.take(SECTION, "refresh_requires_live_key", false),
+        identity: reader.take(SECTION, "identity", IdentityMode::Registered),
+        standard_claims,
+        issuer,
+        audience: original::audience(reader),
+        leeway: reader.take(SECTION, "leeway", Duration::from_secs(60)),
+        url_prefix: original::url_prefix(reader),
+        body_limit: reader.take(SECTION, "body_limit", Size(1 << 20)),
+        queue_limit: reader.take(SECTION, "queue_limit", 256),
+        header_timeout: reader.take(SECTION, "header_timeout", Duration::from_secs(10)),
+        body_timeout: reader.take(SECTION, "body_timeout", Duration::from_secs(10)),
+        handler_timeout: reader.take(SECTION, "handler_timeout", Duration::from_secs(15)),
+        external_api: !original::flag(reader, "DISABLE_EXTERNAL_API"),
+        internal_api: !original::flag(reader, "DISABLE_INTERNAL_API"),
+    };
+    // rel:T4: more than five minutes is no clock difference but a longer token life.
+    if section.leeway > Duration::from_secs(300) {
+        reader.problem_of(SECTION, "leeway", "expected at most \"300s\"".into());
+    }
+    for (key, value) in [
+        ("jwt_lifetime", section.jwt_lifetime),
+        ("key_lifetime", section.key_lifetime),
+        ("refresh_lifetime", section.refresh_lifetime),
+        ("header_timeout", section.header_timeout),
+        ("body_timeout", section.body_timeout),
+        ("handler_timeout", section.handler_timeout),
+    ] {
+        if value.is_zero() {
+            reader.problem_of(SECTION, key, "expected more than \"0s\"".into());
+        }
+    }
+    section
+}
+
+fn read_netunnel(reader: &mut Reader<'_>, data: &Path, leeway: Duration) -> Netunnel {
+    const SECTION: &str = "netunnel";
+    let listen = reader.take(SECTION, "listen", ListenAddress::Tcp(([127, 0, 0, 1], 4040).into()));
+    let state_file = reader.take(SECTION, "state_file", data.join("netunnel.json"));
+    let auth = reader.take(SECTION, "auth", NetunnelAuth::Jwt);
+    let secret: Option<Secret> = reader.take(SECTION, "secret", None);
+    match (auth, &secret) {
+        (NetunnelAuth::Secret, None) => reader.problem_of(
+            SECTION,
+            "auth",
+            "auth = \"secret\" needs secret = \"…\" beside it, or JWTUNNEL_NETUNNEL_SECRET".into(),
+        ),
+        (NetunnelAuth::Jwt | NetunnelAuth::None, Some(_)) => reader.problem_of(
+            SECTION,
+            "secret",
+            format!("is not used with auth = \"{}\"; remove it", auth.as_str()),
+        ),
+        _ => {}
+    }
+    if auth == NetunnelAuth::None && !listen.is_local() {
+        reader.problem_of(
+            SECTION,
+            "auth",
+            format!("auth = \"none\" is only allowed on loopback, and listen is {listen}"),
+        );
+    }
+    let rules = reader.tables(SECTION, "rule", |table| {
+        let rule = Rule {
+            identifier: table.take("identifier", None),
+            claim: table.take("claim", None),
+            value: table.take("value", None),
+            destinations: table.take("destinations", Vec::new()),
+            reverse_binds: table.take("reverse_binds", Vec::new()),
+        };
+        let by_identifier = rule.identifier.is_some();
+        if by_identifier == rule.claim.is_some() || rule.claim.is_some() != rule.value.is_some() {
+            table.problem("expected either identifier, or claim and value");
+        }
+        rule
+    });
+    reader.later(SECTION, "admin_routes", "remove it: the operator's routes answer 404");
+    reader.later(SECTION, "admin_identifiers", "remove it: the operator's routes answer 404");
+    Netunnel {
+        listen,
+        state_file,
+        auth,
+        secret,
+        rules,
+        allowed_tunnel_destinations: original::allowed_tunnel_destinations(reader),
+        leeway,
+        drain_timeout: reader.take(SECTION, "drain_timeout", Duration::from_secs(30)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

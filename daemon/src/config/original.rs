@@ -1,0 +1,314 @@
+//! The environment variables of JWThenticator and NETunnel, so that a deployment of theirs starts
+//! with us unchanged. Each one that is set is noted for the log: used, or overridden and by what;
+//! one that we cannot honour is an error.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::KeyPairFiles;
+use super::reader::{Original, Reader, VariableNote};
+use super::value::{DatabaseUrl, ListenAddress, RsaBits, Setting, SigningAlgorithm};
+
+/// Variables that mean "this is a JWThenticator deployment": then its one-listener layout holds.
+const DEPLOYMENT: [&str; 14] = [
+    "PORT",
+    "DB_URI",
+    "DB_CONNECTOR",
+    "DB_USER",
+    "DB_PASS",
+    "DB_HOST",
+    "DB_NAME",
+    "ASYNC_URI",
+    "ASYNC_DB_CONNECTOR",
+    "RSA_PUBLIC_KEY",
+    "RSA_PRIVATE_KEY",
+    "RSA_PUBLIC_KEY_PATH",
+    "RSA_PRIVATE_KEY_PATH",
+    "RSA_KEY_SIZE",
+];
+
+/// The two listeners. `None` for the internal one: both sets of routes on the first.
+pub(super) fn listeners(
+    reader: &mut Reader<'_>,
+    warnings: &mut Vec<String>,
+) -> (ListenAddress, Option<ListenAddress>) {
+    const SECTION: &str = "jwthenticator";
+    let port = Original {
+        name: "PORT",
+        expected: "a port number from 0 to 65535",
+        parse: &|text| Some(ListenAddress::Tcp(([0, 0, 0, 0], text.parse().ok()?).into())),
+    };
+    let environment = reader.environment();
+    let as_original = !reader.is_set(SECTION, "listen")
+        && DEPLOYMENT.iter().any(|name| environment.contains_key(*name));
+    let default = if as_original {
+        ListenAddress::Tcp(([0, 0, 0, 0], 8080).into())
+    } else {
+        ListenAddress::Tcp(([127, 0, 0, 1], 5050).into())
+    };
+    let listen = reader.take_or(SECTION, "listen", &[port], default);
+    let own_internal = reader.is_set(SECTION, "internal_listen");
+    let internal = if as_original && !own_internal {
+        // Declares the setting; what it shows is where the routes really are.
+        reader.take(SECTION, "internal_listen", listen.clone())
+    } else {
+        reader.take(SECTION, "internal_listen", ListenAddress::Tcp(([127, 0, 0, 1], 5051).into()))
+    };
+    // Two listeners on port 0 get two ports.
+    let port_zero = matches!(internal, ListenAddress::Tcp(address) if address.port() == 0);
+    if internal != listen || (port_zero && own_internal) {
+        return (listen, Some(internal));
+    }
+    warnings.push(format!(
+        "whoever reaches {listen} can register keys: both sets of routes are served there; set \
+         [jwthenticator] internal_listen to an address of its own"
+    ));
+    (listen, None)
+}
+
+/// A lifetime; the original's variable counts seconds.
+pub(super) fn lifetime(
+    reader: &mut Reader<'_>,
+    key: &'static str,
+    variable: &'static str,
+    default: Duration,
+) -> Duration {
+    let original = Original {
+        name: variable,
+        expected: "a whole number of seconds",
+        parse: &|text| Duration::from_text(&format!("{text}s")),
+    };
+    reader.take_or("jwthenticator", key, &[original], default)
+}
+
+/// The database. SQLAlchemy's URLs are read as SQLAlchemy does.
+pub(super) fn database_url(reader: &mut Reader<'_>, data: &Path) -> DatabaseUrl {
+    const SECTION: &str = "jwthenticator";
+    const EXPECTED: &str = "sqlite:///relative.db or sqlite:////absolute.db without parameters \
+                            (PostgreSQL is not available yet)";
+    let own = reader.is_set(SECTION, "database_url");
+    let environment = reader.environment();
+    if !own {
+        if let (Some(db), Some(asynchronous)) =
+            (environment.get("DB_URI"), environment.get("ASYNC_URI"))
+            && DatabaseUrl::from_sqlalchemy(db) != DatabaseUrl::from_sqlalchemy(asynchronous)
+        {
+            let text = "names another database than DB_URI; unset one of them".into();
+            reader.problem_at_variable("ASYNC_URI", text);
+        }
+        let has_uri = environment.contains_key("DB_URI") || environment.contains_key("ASYNC_URI");
+        for name in
+            ["DB_CONNECTOR", "DB_USER", "DB_PASS", "DB_HOST", "DB_NAME", "ASYNC_DB_CONNECTOR"]
+        {
+            if !has_uri {
+                reader.later_variable(
+                    name,
+                    "PostgreSQL cannot be used; unset it, or set [jwthenticator] database_url to \
+                     an SQLite file",
+                );
+            }
+        }
+    }
+    // In the original, ASYNC_URI is what all queries use.
+    let uri = |name| Original {
+        name,
+        expected: EXPECTED,
+        parse: &DatabaseUrl::from_sqlalchemy as &dyn Fn(&str) -> Option<DatabaseUrl>,
+    };
+    let originals = [uri("ASYNC_URI"), uri("DB_URI")];
+    let default = DatabaseUrl { path: data.join("jwtunnel.db") };
+    reader.take_or(SECTION, "database_url", &originals, default)
+}
+
+/// The signing algorithm; `JWT_ALGORITHM_FAMILY` must agree with it.
+pub(super) fn algorithm(reader: &mut Reader<'_>, section: &'static str) -> SigningAlgorithm {
+    let original = Original {
+        name: "JWT_ALGORITHM",
+        expected: "one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA",
+        parse: &SigningAlgorithm::from_text,
+    };
+    let algorithm = reader.take_or(section, "algorithm", &[original], SigningAlgorithm::Rs256);
+    if let Some(family) = reader.environment().get("JWT_ALGORITHM_FAMILY") {
+        if family == algorithm.key_type() {
+            let effect = "agrees with the algorithm".into();
+            reader.notes.push(VariableNote { name: "JWT_ALGORITHM_FAMILY", effect });
+        } else {
+            let text =
+                format!("keys for {} are of type {}", algorithm.as_str(), algorithm.key_type());
+            reader.problem_at_variable("JWT_ALGORITHM_FAMILY", format!("{text}; unset it"));
+        }
+    }
+    algorithm
+}
+
+/// The size of new RSA keys.
+pub(super) fn rsa_bits(reader: &mut Reader<'_>, section: &'static str) -> RsaBits {
+    let original = Original {
+        name: "RSA_KEY_SIZE",
+        expected: "one of 2048, 3072, 4096",
+        parse: &RsaBits::from_text,
+    };
+    reader.take_or(section, "rsa_bits", &[original], RsaBits::B2048)
+}
+
+/// `RSA_PUBLIC_KEY_PATH` and `RSA_PRIVATE_KEY_PATH`.
+pub(super) fn key_pair(
+    reader: &mut Reader<'_>,
+    algorithm: SigningAlgorithm,
+    warnings: &mut Vec<String>,
+) -> Option<KeyPairFiles> {
+    let environment = reader.environment();
+    let path = |name| environment.get(name).filter(|text| !text.is_empty()).map(PathBuf::from);
+    let (public, private) = (path("RSA_PUBLIC_KEY_PATH"), path("RSA_PRIVATE_KEY_PATH"));
+    let Some(public) = public else {
+        for name in ["RSA_PUBLIC_KEY", "RSA_PRIVATE_KEY"] {
+            reader.later_variable(
+                name,
+                "write the keys to files and name them with RSA_PUBLIC_KEY_PATH and \
+                 RSA_PRIVATE_KEY_PATH, or unset it",
+            );
+        }
+        if private.is_some() {
+            reader.problem_at_variable(
+                "RSA_PRIVATE_KEY_PATH",
+                "has no effect without RSA_PUBLIC_KEY_PATH; set both or neither".into(),
+            );
+        }
+        return None;
+    };
+    for name in ["RSA_PUBLIC_KEY", "RSA_PRIVATE_KEY"] {
+        if environment.contains_key(name) {
+            let effect = "has no effect: RSA_PUBLIC_KEY_PATH goes before it".into();
+            reader.notes.push(VariableNote { name, effect });
+        }
+    }
+    let Some(private) = private else {
+        reader.problem_at_variable(
+            "RSA_PUBLIC_KEY_PATH",
+            "validation without a private key is not available yet; set RSA_PRIVATE_KEY_PATH too"
+                .into(),
+        );
+        return None;
+    };
+    if algorithm.key_type() != "RSA" {
+        let text =
+            format!("an RSA key cannot sign {}; change [keys] algorithm", algorithm.as_str());
+        reader.problem_at_variable("RSA_PRIVATE_KEY_PATH", text);
+        return None;
+    }
+    if let Some(place) = reader.place_of("keys", "directory") {
+        warnings.push(format!(
+            "[keys] directory ({place}) goes before RSA_PUBLIC_KEY_PATH and RSA_PRIVATE_KEY_PATH"
+        ));
+        return None;
+    }
+    for name in ["RSA_PUBLIC_KEY_PATH", "RSA_PRIVATE_KEY_PATH"] {
+        let effect = "names the signing key, which is not rotated".into();
+        reader.notes.push(VariableNote { name, effect });
+    }
+    Some(KeyPairFiles { public, private })
+}
+
+/// The audiences of issued tokens.
+pub(super) fn audience(reader: &mut Reader<'_>) -> Vec<String> {
+    let original = Original {
+        name: "JWT_AUDIENCE",
+        expected: "names separated by commas",
+        parse: &<Vec<String>>::from_text,
+    };
+    reader.take_or("jwthenticator", "audience", &[original], Vec::new())
+}
+
+/// What goes in front of every route.
+pub(super) fn url_prefix(reader: &mut Reader<'_>) -> String {
+    let original = Original {
+        name: "URL_PREFIX",
+        expected: "a path such as /jwt",
+        parse: &|text: &str| Some(text.to_owned()),
+    };
+    let prefix = reader.take_or("jwthenticator", "url_prefix", &[original], String::new());
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~/".contains(&b);
+    let starts_right = prefix.is_empty() || prefix.starts_with('/');
+    if !starts_right || prefix.ends_with('/') || !prefix.bytes().all(allowed) {
+        reader.problem_of(
+            "jwthenticator",
+            "url_prefix",
+            "expected \"\" or a path such as \"/jwt\": it starts with a slash, does not end with \
+             one, and has letters, digits and - . _ ~ / only"
+                .into(),
+        );
+    }
+    prefix
+}
+
+/// A switch of the original, which exists as a variable only.
+pub(super) fn flag(reader: &mut Reader<'_>, name: &'static str) -> bool {
+    let Some(text) = reader.environment().get(name) else { return false };
+    let value = match text.to_ascii_lowercase().as_str() {
+        "1" | "t" | "true" | "y" | "yes" | "on" => true,
+        "0" | "f" | "false" | "n" | "no" | "off" => false,
+        _ => {
+            reader.problem_in_variable(
+                name,
+                text,
+                true,
+                "one of 1, true, yes, on, 0, false, no, off",
+            );
+            return false;
+        }
+    };
+    let effect = if value { "removes these routes" } else { "is off" }.into();
+    reader.notes.push(VariableNote { name, effect });
+    value
+}
+
+/// `NETUNNEL_ALLOWED_TUNNEL_DESTINATIONS`, a JSON object; NETunnel's other variables stand for
+/// parts that are not there yet.
+pub(super) fn allowed_tunnel_destinations(
+    reader: &mut Reader<'_>,
+) -> Option<BTreeMap<String, String>> {
+    for name in [
+        "NETUNNEL_HTTP_PROXY",
+        "NETUNNEL_HTTP_PROXY_TEST_URL",
+        "NETUNNEL_PEERS",
+        "NETUNNEL_ALLOW_UNVERIFIED_SSL_PEERS",
+        "NETUNNEL_SECRET_KEY",
+    ] {
+        reader.later_variable(name, "peers and proxies cannot be used; unset it");
+    }
+    const NAME: &str = "NETUNNEL_ALLOWED_TUNNEL_DESTINATIONS";
+    let text = reader.environment().get(NAME)?;
+    match serde_json::from_str(text) {
+        Ok(destinations) => {
+            let effect = "sets the default of allowed_tunnel_destinations".into();
+            reader.notes.push(VariableNote { name: NAME, effect });
+            Some(destinations)
+        }
+        Err(_) => {
+            reader.problem_in_variable(
+                NAME,
+                text,
+                true,
+                "a JSON object of addresses and ports, such as {\"127.0.0.1\": \"22,80\"}",
+            );
+            None
+        }
+    }
+}
+
+impl SigningAlgorithm {
+    /// The algorithm of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::from_text(name)
+    }
+
+    /// The JWK key type (RFC 7518 §6.1, RFC 8037 §2).
+    pub fn key_type(self) -> &'static str {
+        match self {
+            Self::Es256 | Self::Es384 => "EC",
+            Self::EdDsa => "OKP",
+            _ => "RSA",
+        }
+    }
+}

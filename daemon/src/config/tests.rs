@@ -1,0 +1,221 @@
+//! What a person who writes a configuration sees: values, places, errors.
+
+use super::*;
+
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn parse(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+    Loaded::parse(Path::new("t.toml"), text, &environment(variables))
+}
+
+fn errors(text: &str, variables: &[(&str, &str)]) -> String {
+    parse(text, variables).expect_err("must be refused").to_string()
+}
+
+#[test]
+fn without_a_file_every_setting_has_a_default_under_the_data_folder() {
+    let loaded = parse("", &[]).unwrap();
+    let config = loaded.config;
+    assert_eq!(config.jwthenticator.listen.to_string(), "127.0.0.1:5050");
+    assert_eq!(config.jwthenticator.internal_listen.unwrap().to_string(), "127.0.0.1:5051");
+    assert_eq!(config.netunnel.listen.to_string(), "127.0.0.1:4040");
+    assert_eq!(config.jwthenticator.jwt_lifetime, Duration::from_secs(90_000));
+    assert_eq!(config.jwthenticator.key_lifetime, Duration::from_secs(120 * 86_400));
+    assert_eq!(config.jwthenticator.refresh_lifetime, Duration::from_secs(60 * 86_400));
+    for path in [
+        &config.jwthenticator.database_url.path,
+        &config.keys.directory,
+        &config.jwks.file,
+        &config.netunnel.state_file,
+    ] {
+        assert!(path.starts_with(DEFAULT_DATA), "{}", path.display());
+    }
+    assert!(loaded.notes.is_empty() && loaded.warnings.is_empty());
+    assert!(loaded.effective.iter().all(|e| e.place == Place::Default));
+}
+
+#[test]
+fn a8_errors_name_place_setting_value_and_what_is_expected() {
+    let text = "\
+[jwthenticator]
+listen = \"127.0.0.1\"
+jwt_lifetime = \"25 hours\"
+identty = \"registered\"
+body_limit = -1
+[keys]
+algorithm = \"HS256\"
+rotate_every = \"30d\"
+[netunel]
+x = 1
+[jwks]
+revocation_file = \"r.json\"
+";
+    assert_eq!(
+        errors(text, &[("JWTUNNEL_NETUNNEL_AUTH", "basic"), ("JWTUNNEL_KEYS_COLOUR", "red")]),
+        "\
+t.toml:7: [keys] algorithm = \"HS256\": expected one of \"RS256\", \"RS384\", \"RS512\", \"PS256\", \
+\"PS384\", \"PS512\", \"ES256\", \"ES384\", \"EdDSA\"
+t.toml:8: [keys] rotate_every: not available yet; remove it and rotate with `jwtunnel keys rotate`, \
+from a timer if it should recur
+t.toml:2: [jwthenticator] listen = \"127.0.0.1\": expected an IP address and port such as \
+\"127.0.0.1:5050\" or \"[::1]:5050\", or \"unix:/path/to/socket\"
+t.toml:3: [jwthenticator] jwt_lifetime = \"25 hours\": expected a duration: a whole number and a \
+unit, such as \"30s\", \"5m\", \"12h\" or \"30d\"
+t.toml:5: [jwthenticator] body_limit = -1: expected a size in bytes, such as 65536, \"64k\" or \
+\"10m\"
+t.toml:12: [jwks] revocation_file: not available yet; remove it: tokens end by their exp claim only
+environment variable JWTUNNEL_NETUNNEL_AUTH: \"basic\": expected one of \"jwt\", \"secret\", \"none\"
+t.toml:4: [jwthenticator] identty: unknown setting; did you mean identity? The settings here are \
+listen, internal_listen, database_url, jwt_lifetime, key_lifetime, refresh_lifetime, \
+standard_claims, issuer, refresh_requires_live_key, identity, audience, leeway, url_prefix, \
+body_limit, queue_limit, header_timeout, body_timeout, handler_timeout
+t.toml:9: [netunel]: unknown section; the sections are [keys], [jwthenticator], [jwks], [netunnel]
+environment variable JWTUNNEL_KEYS_COLOUR: unknown setting; the settings here are directory, \
+algorithm, rsa_bits, announce_for"
+    );
+}
+
+#[test]
+fn a8_toml_syntax_errors_name_the_line() {
+    assert_eq!(
+        errors("[keys]\ndirectory = \"a\ndirectory = 1\n", &[]),
+        "t.toml:2: not valid TOML: invalid basic string, expected `\"`"
+    );
+    assert!(
+        errors("[keys]\nalgorithm=\"RS256\"\nalgorithm=\"RS256\"\n", &[]).starts_with("t.toml:3:")
+    );
+}
+
+#[test]
+fn a_variable_goes_before_the_file_and_the_file_before_the_originals_variable() {
+    let text = "[jwthenticator]\njwt_lifetime = \"1h\"\n";
+    let lifetime = |loaded: &Loaded| loaded.config.jwthenticator.jwt_lifetime.as_secs();
+    let own = ("JWTUNNEL_JWTHENTICATOR_JWT_LIFETIME", "2h");
+    let original = ("JWT_LEASE_TIME", "77");
+    assert_eq!(lifetime(&parse(text, &[own, original]).unwrap()), 7_200);
+    let loaded = parse(text, &[original]).unwrap();
+    assert_eq!(lifetime(&loaded), 3_600);
+    assert_eq!(
+        loaded.notes[0].effect,
+        "has no effect: [jwthenticator] jwt_lifetime is set by t.toml:2"
+    );
+    let loaded = parse("", &[original]).unwrap();
+    assert_eq!(lifetime(&loaded), 77);
+    assert_eq!(loaded.notes[0].effect, "sets [jwthenticator] jwt_lifetime");
+    // An overridden variable need not even be well-formed.
+    assert_eq!(lifetime(&parse(text, &[("JWT_LEASE_TIME", "x")]).unwrap()), 3_600);
+    assert_eq!(
+        errors("", &[("JWT_LEASE_TIME", "")]),
+        "environment variable JWT_LEASE_TIME: \"\": expected a whole number of seconds"
+    );
+}
+
+#[test]
+fn a_deployment_of_the_original_gets_one_listener_and_a_warning() {
+    let loaded = parse("", &[("PORT", "9000"), ("DISABLE_EXTERNAL_API", "Yes")]).unwrap();
+    let config = &loaded.config.jwthenticator;
+    assert_eq!(config.listen.to_string(), "0.0.0.0:9000");
+    assert_eq!(config.internal_listen, None);
+    assert!(!config.external_api && config.internal_api);
+    assert!(loaded.warnings.iter().any(|w| w.contains("internal_listen")), "{:?}", loaded.warnings);
+    // Naming the listener ends that layout.
+    let loaded = parse("[jwthenticator]\nlisten = \"127.0.0.1:1\"\n", &[("PORT", "9000")]).unwrap();
+    assert_eq!(loaded.config.jwthenticator.internal_listen.unwrap().to_string(), "127.0.0.1:5051");
+    // jw:T35
+    assert_eq!(
+        errors("", &[("DISABLE_EXTERNAL_API", "maybe")]),
+        "environment variable DISABLE_EXTERNAL_API: \"maybe\": expected one of 1, true, yes, on, 0, \
+         false, no, off"
+    );
+}
+
+#[test]
+fn database_variables_are_read_as_sqlalchemy_does() {
+    let path = |variables: &[(&str, &str)]| {
+        parse("", variables).unwrap().config.jwthenticator.database_url.path
+    };
+    assert_eq!(path(&[("DB_URI", "sqlite:////a/b.db")]), Path::new("/a/b.db"));
+    assert_eq!(
+        path(&[("DB_URI", "sqlite:///b.db"), ("ASYNC_URI", "sqlite+aiosqlite:///b.db")]),
+        Path::new("b.db")
+    );
+    assert_eq!(
+        errors("", &[("DB_URI", "sqlite:///a.db"), ("ASYNC_URI", "sqlite+aiosqlite:///b.db")]),
+        "environment variable ASYNC_URI: names another database than DB_URI; unset one of them"
+    );
+    assert!(errors("", &[("DB_HOST", "db")]).contains("PostgreSQL cannot be used"));
+    // The password of a URL in an error would end in a journal.
+    let text = errors("", &[("ASYNC_URI", "postgresql+asyncpg://u:pa55@h/n")]);
+    assert!(text.contains("PostgreSQL is not available yet") && !text.contains("pa55"), "{text}");
+    let text = errors("[jwthenticator]\ndatabase_url = \"postgres://u:pa55@h/n\"\n", &[]);
+    assert!(text.starts_with("t.toml:2: [jwthenticator] database_url: expected"), "{text}");
+    assert!(!text.contains("pa55"), "{text}");
+}
+
+#[test]
+fn a_given_key_pair_keeps_the_originals_claims_unless_told_otherwise() {
+    let pair = [("RSA_PUBLIC_KEY_PATH", "a.pub"), ("RSA_PRIVATE_KEY_PATH", "a.pem")];
+    let loaded = parse("", &pair).unwrap();
+    assert!(loaded.config.keys.pair.is_some() && !loaded.config.jwthenticator.standard_claims);
+    let loaded = parse("[jwthenticator]\nstandard_claims = true\n", &pair).unwrap();
+    assert!(loaded.config.jwthenticator.standard_claims);
+    assert!(loaded.warnings.iter().any(|w| w.contains("standard_claims")));
+    let loaded = parse("[keys]\ndirectory = \"k\"\n", &pair).unwrap();
+    assert!(loaded.config.keys.pair.is_none() && loaded.config.jwthenticator.standard_claims);
+    assert!(errors("", &pair[..1]).contains("RSA_PRIVATE_KEY_PATH"));
+    assert!(errors("", &[pair[0], pair[1], ("JWT_ALGORITHM", "ES256")]).contains("ES256"));
+}
+
+#[test]
+fn tunnel_authentication_is_never_half_configured() {
+    assert!(errors("[netunnel]\nauth = \"secret\"\n", &[]).contains("JWTUNNEL_NETUNNEL_SECRET"));
+    let text = errors("[netunnel]\nsecret = \"hunter2\"\n", &[]);
+    assert!(
+        text.contains("is not used with auth = \"jwt\"") && !text.contains("hunter2"),
+        "{text}"
+    );
+    assert!(
+        errors("[netunnel]\nauth = \"none\"\nlisten = \"0.0.0.0:1\"\n", &[]).contains("loopback")
+    );
+    let secret = ("JWTUNNEL_NETUNNEL_SECRET", "hunter2");
+    let loaded = parse("[netunnel]\nauth = \"secret\"\n", &[secret]).unwrap();
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+    assert_eq!(loaded.config.netunnel.secret.unwrap().expose(), "hunter2");
+}
+
+#[test]
+fn rules_are_typed_and_complete() {
+    let loaded = parse(
+        "[[netunnel.rule]]\nidentifier = \"*\"\ndestinations = [\"127.0.0.1:22\"]\n\
+         [[netunnel.rule]]\nclaim = \"role\"\nvalue = \"ops\"\nreverse_binds = [\"127.0.0.1:*\"]\n",
+        &[],
+    )
+    .unwrap();
+    assert_eq!(loaded.config.netunnel.rules.len(), 2);
+    assert_eq!(loaded.config.netunnel.rules[1].value.as_deref(), Some("ops"));
+    assert_eq!(
+        errors("[[netunnel.rule]]\nclaim = \"role\"\n\n[[netunnel.rule]]\nidentifier = 1\n", &[]),
+        "t.toml:1: [[netunnel.rule]]: expected either identifier, or claim and value
+t.toml:5: [[netunnel.rule]] identifier = 1: expected a text in quotes
+t.toml:4: [[netunnel.rule]]: expected either identifier, or claim and value"
+    );
+    assert!(
+        errors("[[netunnel.rule]]\nidentifer = \"*\"\n", &[]).contains("did you mean identifier?")
+    );
+}
+
+#[test]
+fn parts_of_later_versions_say_so() {
+    let text = errors("[[jwks.remote]]\nname = \"corp\"\n[signer_proxy]\nx = 1\n", &[]);
+    assert!(text.contains("t.toml:1: [jwks] remote: not available yet"), "{text}");
+    assert!(text.contains("t.toml:3: [signer_proxy]: not available yet"), "{text}");
+    assert!(errors("", &[("NETUNNEL_PEERS", "[]")]).contains("not available yet"));
+}
+
+#[test]
+fn only_the_default_file_may_be_missing() {
+    let text = Loaded::read(Some(Path::new("/nonexistent.toml")), &Environment::new()).unwrap_err();
+    assert!(text.to_string().starts_with("/nonexistent.toml: cannot read the configuration:"));
+}

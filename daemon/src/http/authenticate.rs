@@ -1,0 +1,88 @@
+//! `POST /authenticate`: a registered key becomes an access token and a refresh token.
+
+use std::sync::Arc;
+
+use aws_lc_rs::rand;
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::json;
+use tracing::info;
+use zeroize::Zeroizing;
+
+use super::answer::{ApiError, answer};
+use super::{App, Peer, body};
+use crate::store::{KeyHash, RefreshDigest};
+
+pub(super) async fn authenticate(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let mut fields = body::read(&app, request).await?;
+    let (key, asserted) = {
+        let (key, identifier) = (fields.secret("key"), fields.uuid("identifier"));
+        fields.finish(key.zip(identifier))?
+    };
+    let hash = KeyHash::of(key.expose());
+    drop(key);
+    let now = app.clock.now();
+    let found = app.store.find_key(&hash).await.map_err(|error| app.unavailable(&error))?;
+    // Unknown and expired are one answer after the same work; only the log tells them apart.
+    let reason = match &found {
+        None => Some("unknown"),
+        Some(key) if key.expires_at <= now => Some("expired"),
+        Some(_) => None,
+    };
+    let Some(key) = found.filter(|_| reason.is_none()) else {
+        info!(
+            event = "authenticate",
+            outcome = "denied",
+            reason,
+            ip = %peer,
+            ident = %asserted,
+            key_fp = hash.fingerprint()
+        );
+        return Err(ApiError::Refused);
+    };
+    let identifier = app.identifier(&key, asserted);
+    if !asserted.is_nil() && asserted != identifier {
+        info!(event = "ident_mismatch", asserted = %asserted, ident = %identifier);
+    }
+    let jwt = app.issuer.issue(identifier, key.public_id).await;
+    let jwt = jwt.map_err(|error| app.unavailable(&error))?;
+    let refresh_token = new_refresh_token().map_err(|error| app.unavailable(&error))?;
+    let expires_at = now + app.settings.refresh_lifetime;
+    app.store
+        .insert_refresh_token(&RefreshDigest::of(&refresh_token), key.id, now, expires_at)
+        .await
+        .map_err(|error| app.unavailable(&error))?;
+    info!(
+        event = "authenticate",
+        outcome = "ok",
+        ip = %peer,
+        ident = %identifier,
+        key_fp = hash.fingerprint()
+    );
+    Ok(answer(StatusCode::OK, &json!({"jwt": jwt, "refresh_token": *refresh_token})))
+}
+
+/// 512 random bits in the original's form, 128 lower-case hex digits.
+fn new_refresh_token() -> Result<Zeroizing<String>, aws_lc_rs::error::Unspecified> {
+    let mut bytes = Zeroizing::new([0; 64]);
+    rand::fill(bytes.as_mut())?;
+    Ok(Zeroizing::new(crate::store::hex(bytes.as_ref())))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn t17_refresh_tokens_are_128_lower_case_hex_digits() {
+        let (one, two) = (super::new_refresh_token().unwrap(), super::new_refresh_token().unwrap());
+        assert_eq!(one.len(), 128);
+        assert!(one.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
+        assert_ne!(*one, *two);
+    }
+}

@@ -1,0 +1,43 @@
+//! `POST /rotate_signing_key` with `{"now": bool}`, for administrators.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::json;
+use tracing::info;
+
+use super::answer::{ApiError, answer};
+use super::keys::refuse_browsers;
+use super::{App, Peer, body};
+use crate::key_ring::{RingError, When};
+
+pub(super) async fn rotate_signing_key(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    refuse_browsers(&request)?;
+    let mut fields = body::read(&app, request).await?;
+    let now = {
+        let now = fields.flag("now");
+        fields.finish(now)?
+    };
+    let when = if now { When::Now } else { When::Announced };
+    let ring = app.ring.clone();
+    let rotation = tokio::task::spawn_blocking(move || ring.rotate(when)).await;
+    match rotation {
+        Ok(Ok(rotation)) => {
+            info!(event = "rotate_signing_key", outcome = "ok", ip = %peer, kid = rotation.kid);
+            let signs_in = rotation.signs_at.saturating_sub(app.clock.unix_now()).max(0);
+            let body = json!({"kid": rotation.kid, "signs_in": signs_in});
+            Ok(answer(StatusCode::OK, &body))
+        }
+        Ok(Err(error @ RingError::Pinned)) => Err(ApiError::Conflict(error.to_string())),
+        Ok(Err(error)) => Err(app.unavailable(&error)),
+        Err(error) => Err(app.unavailable(&error)),
+    }
+}

@@ -1,0 +1,273 @@
+//! jwtunnel, the daemon and the command line, as a library.
+//!
+//! The issuer exchanges registered keys for signed tokens and publishes the public keys in a file
+//! that nginx reads; the tunnel server carries TCP over websockets behind it. Data flows one way:
+//! database -> issuer -> JWKS file -> verifiers.
+#![forbid(unsafe_code)]
+
+pub mod atomic_file;
+pub mod auth;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod http;
+pub mod issuer;
+pub mod jwks_file;
+pub mod key_ring;
+pub mod logging;
+pub mod secret;
+pub mod shutdown;
+pub mod signing_key;
+pub mod sockets;
+pub mod store;
+pub mod tunnel;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use sd_notify::NotifyState;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use auth::{Authenticator, Mode};
+use clock::Clock;
+use config::{Config, Jwthenticator, NetunnelAuth};
+use http::serve::{self, Listener};
+use http::{App, Routes};
+use issuer::Issuer;
+use key_ring::{KeyRing, RingError, Settings};
+use logging::Throttle;
+use sockets::{SocketError, Sockets};
+use store::Store;
+use tunnel::{ConfiguredError, Server};
+
+/// Why the daemon does not start, or ends before it is told to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// A listener.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The signing keys or the JWKS file.
+    #[error(transparent)]
+    Keys(#[from] RingError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    /// The tunnels' settings.
+    #[error(transparent)]
+    Tunnels(#[from] ConfiguredError),
+    /// The shared secret of the tunnels.
+    #[error("[netunnel] secret: {0}")]
+    Secret(#[from] auth::EmptySecret),
+    /// Signal handlers.
+    #[error("the signal handlers cannot be installed: {0}")]
+    Signals(io::Error),
+    /// A part ended by itself.
+    #[error("a part of the daemon ended unexpectedly")]
+    Ended,
+}
+
+impl RunError {
+    /// Whether the configuration has to be changed before another try.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Tunnels(_) | Self::Secret(_))
+    }
+}
+
+/// Runs the daemon: opens what `config` names, serves until `shutdown`, and lets what is open finish.
+///
+/// Ports are bound before anything on disk is touched, so a second daemon fails without a trace. On
+/// SIGHUP the JWKS file is written anew; settings are read at start only.
+///
+/// # Errors
+/// [`RunError`] when the start fails; after it, faults are answered and logged.
+pub async fn run(
+    config: Config,
+    mut sockets: Sockets,
+    shutdown: impl Future,
+) -> Result<(), RunError> {
+    let mut hangups = shutdown::hangups().map_err(RunError::Signals)?;
+    let mut tunnels = tunnel::Settings::from_config(&config.netunnel)?;
+    let issuer = &config.jwthenticator;
+    let public = sockets.listen("public", "[jwthenticator] listen", &issuer.listen).await?;
+    let internal = match &issuer.internal_listen {
+        None => None,
+        Some(address) => {
+            Some(sockets.listen("internal", "[jwthenticator] internal_listen", address).await?)
+        }
+    };
+
+    let netunnel = sockets.listen("netunnel", "[netunnel] listen", &config.netunnel.listen).await?;
+    let own = [Some(&public), internal.as_ref(), Some(&netunnel)];
+    tunnels.own_listeners =
+        own.into_iter().flatten().filter_map(Listener::socket_address).collect();
+
+    let clock = Clock::system();
+    let ring = Arc::new(open_ring(&config, clock.clone()).await?);
+    let store = Store::open(&issuer.database_url.path, issuer.queue_limit).await?;
+    log_start(&config, &ring);
+    let tunnels = Server::new(tunnels, authenticator(&config, &ring, clock.clone())?);
+
+    let app = Arc::new(App {
+        settings: issuer.clone(),
+        store,
+        issuer: Issuer::new(ring.clone(), clock.clone(), issuer),
+        ring: ring.clone(),
+        clock,
+        faults: Throttle::new(),
+    });
+    let mut services = Services::new(issuer.header_timeout);
+    match internal {
+        Some(internal) => {
+            services.serve("public", public, http::router(app.clone(), Routes::Public));
+            services.serve("internal", internal, http::router(app, Routes::Internal));
+        }
+        None => services.serve("public", public, http::router(app, Routes::Both)),
+    }
+    services.serve("netunnel", netunnel, tunnels.router());
+
+    let stop = services.stop.clone();
+    let rotation = tokio::spawn(ring.clone().run(stop.clone()));
+    notify(&[NotifyState::Ready]);
+    info!(event = "ready", outcome = "ok");
+    let watchdog = tokio::spawn(watchdog(stop.clone()));
+
+    let mut shutdown = std::pin::pin!(shutdown);
+    let result = loop {
+        tokio::select! {
+            _ = &mut shutdown => break Ok(()),
+            _ = hangups.recv() => republish(&ring).await,
+            _ = services.tasks.join_next() => break Err(RunError::Ended),
+        }
+    };
+
+    notify(&[NotifyState::Stopping]);
+    info!(event = "stopping", drain = config.netunnel.drain_timeout.as_secs());
+    // The listeners go on answering meanwhile: whoever asks for a tunnel is told that there is none.
+    tunnels.drain(config.netunnel.drain_timeout).await;
+    services.drain(config.netunnel.drain_timeout).await;
+    for task in [rotation, watchdog] {
+        // Both end with `stop`; the result of a rotation in progress is on disk.
+        let _ = task.await;
+    }
+    info!(event = "stopped", outcome = "ok");
+    result
+}
+
+/// The listeners that are being served.
+struct Services {
+    header_timeout: Duration,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Services {
+    fn new(header_timeout: Duration) -> Self {
+        Self { header_timeout, stop: CancellationToken::new(), tasks: JoinSet::new() }
+    }
+
+    fn serve(&mut self, name: &'static str, listener: Listener, router: Router) {
+        info!(event = "listening", listener = name, address = listener.address());
+        self.tasks.spawn(serve::serve(listener, router, self.header_timeout, self.stop.clone()));
+    }
+
+    /// Takes no new connections, and waits for the open ones, but not longer than `timeout`.
+    async fn drain(&mut self, timeout: Duration) {
+        self.stop.cancel();
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(timeout, all).await.is_err() {
+            warn!(event = "drain", outcome = "timeout");
+        }
+    }
+}
+
+/// How callers of the tunnel listener prove who they are.
+fn authenticator(config: &Config, ring: &KeyRing, clock: Clock) -> Result<Authenticator, RunError> {
+    let mode = match (config.netunnel.auth, &config.netunnel.secret) {
+        (NetunnelAuth::None, _) => {
+            warn!(
+                event = "tunnels_open",
+                reason =
+                    "[netunnel] auth = \"none\": every program on this machine can use the tunnels"
+            );
+            Mode::None
+        }
+        (NetunnelAuth::Secret, Some(secret)) => Mode::Secret(secret.clone()),
+        // Without its secret the configuration is refused; a JWT is what remains when in doubt.
+        (NetunnelAuth::Jwt | NetunnelAuth::Secret, _) => Mode::Jwt(ring.live()),
+    };
+    Ok(Authenticator::new(mode, config.netunnel.leeway, clock)?)
+}
+
+async fn open_ring(config: &Config, clock: Clock) -> Result<KeyRing, RunError> {
+    let settings = Settings {
+        keys: config.keys.clone(),
+        jwks_file: config.jwks.file.clone(),
+        jwt_lifetime: config.jwthenticator.jwt_lifetime,
+        leeway: config.jwthenticator.leeway,
+    };
+    // Making an RSA key takes a while, and the disk may.
+    let opened = tokio::task::spawn_blocking(move || KeyRing::open(settings, clock)).await;
+    Ok(opened.map_err(|_| RunError::Ended)??)
+}
+
+async fn republish(ring: &Arc<KeyRing>) {
+    let ring = ring.clone();
+    match tokio::task::spawn_blocking(move || ring.republish()).await {
+        Ok(Ok(())) => info!(event = "reload", outcome = "ok"),
+        Ok(Err(fault)) => error!(event = "reload", outcome = "error", error = %fault),
+        Err(_) => error!(event = "reload", outcome = "panic"),
+    }
+}
+
+/// What an operator wants to know first, in one line each.
+fn log_start(config: &Config, ring: &KeyRing) {
+    let Jwthenticator { jwt_lifetime, key_lifetime, refresh_lifetime, .. } = config.jwthenticator;
+    info!(
+        event = "start",
+        version = env!("CARGO_PKG_VERSION"),
+        database = %config.jwthenticator.database_url.path.display(),
+        jwks_file = %config.jwks.file.display(),
+        keys = %config.keys.directory.display(),
+        kid = ring.signing().kid(),
+        algorithm = ring.signing().algorithm().as_str(),
+        identity = config.jwthenticator.identity.as_str(),
+        jwt_lifetime_s = jwt_lifetime.as_secs(),
+        key_lifetime_s = key_lifetime.as_secs(),
+        refresh_lifetime_s = refresh_lifetime.as_secs(),
+        netunnel_auth = config.netunnel.auth.as_str()
+    );
+    match config::unsearchable_parent(&config.jwks.file) {
+        Ok(None) => {}
+        Ok(Some((folder, mode))) => warn!(
+            event = "jwks_unreachable",
+            folder = %folder.display(),
+            mode = format!("{mode:04o}"),
+            reason = "nginx's workers cannot search this folder; chmod o+x it, or move [jwks] file"
+        ),
+        Err(fault) => warn!(event = "jwks_unreachable", error = %fault),
+    }
+}
+
+/// Tells systemd that the event loop still turns, twice as often as it asks for.
+async fn watchdog(stop: CancellationToken) {
+    let Some(interval) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval(interval / 2);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => notify(&[NotifyState::Watchdog]),
+        }
+    }
+}
+
+/// Without systemd this does nothing.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(fault) = sd_notify::notify(state) {
+        warn!(event = "sd_notify", outcome = "error", error = %fault);
+    }
+}

@@ -1,0 +1,487 @@
+//! The client of a NETunnel server, as a library.
+//!
+//! A [`Connector`] knows a server and has credentials for it. Each [`Connector::connect`] makes a [`Client`]: one
+//! channel, over which tunnels are made. A client never reconnects by itself; when [`Client::ended`] returns, make a
+//! new one and open the tunnels again. An [`Entrance`] survives that: it stays bound, and what connects meanwhile
+//! waits.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), jwtunnel::tunnel::client::ClientError> {
+//! use jwtunnel::tunnel::client::{Connector, Credentials, Entrance, Trust};
+//!
+//! let connector = Connector::new("http://127.0.0.1:4040", &Trust::default(), Credentials::none())?;
+//! let client = connector.connect().await?;
+//! let entrance = Entrance::bind("127.0.0.1:8080".parse().unwrap()).await?;
+//! let tunnel = client.forward(&entrance, "127.0.0.1", 80).await?;
+//! println!("{} leads to port 80 of the server", entrance.local_addr());
+//! let why = client.ended().await;
+//! # drop((tunnel, why)); Ok(())
+//! # }
+//! ```
+
+mod credentials;
+mod error;
+mod http;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{RwLock, watch};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use super::control::{self, Control, ControlEnd};
+use super::entrance::{self, Used};
+use super::exit::{self, DialError, ExitOptions, Served};
+use super::features::Features;
+use super::session::{Options, Outcome, Side};
+use super::settings::{PROTOCOL_VERSION, Timings};
+use super::stop::{Life, Stop, StopReason};
+use super::transport::{Purpose, WebSocket};
+use super::wire::{Message, MessageError};
+use crate::logging::Throttle;
+pub use credentials::{CredentialError, Credentials};
+pub use error::{Cause, ClientError};
+pub use http::Trust;
+
+use http::Http;
+
+/// Websockets that a forward tunnel keeps waiting, so that most connections start without a round trip.
+const SPARE: usize = 2;
+
+/// Pause after a websocket that could not be opened.
+const FAILED: Duration = Duration::from_secs(1);
+
+/// Time to delete a tunnel at the server when the client closes.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+static WEBSOCKET_FAILED: LazyLock<Throttle> = LazyLock::new(Throttle::new);
+static DIAL_FAILED: LazyLock<Throttle> = LazyLock::new(Throttle::new);
+
+/// A server with credentials; makes clients. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Connector {
+    http: Arc<Http>,
+    timings: Timings,
+}
+
+/// The local end of forward tunnels: a bound listener with the connections that wait at it.
+#[derive(Clone, Debug)]
+pub struct Entrance {
+    listener: Arc<TcpListener>,
+    address: SocketAddr,
+    entrance: Arc<entrance::Entrance>,
+}
+
+/// One channel to a server. Dropping it leaves the channel open; [`Client::close`] ends it.
+#[derive(Clone, Debug)]
+pub struct Client(Arc<Shared>);
+
+/// A tunnel of a client, as the server knows it.
+#[derive(Clone, Debug)]
+pub struct Tunnel {
+    id: u64,
+    /// The server's entrance of a reverse tunnel, if the server tells; the original does not.
+    entrance: Option<SocketAddr>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    http: Arc<Http>,
+    timings: Timings,
+    channel: u64,
+    server_version: String,
+    features: Features,
+    control: Arc<Control>,
+    stop: Stop,
+    tasks: TaskTracker,
+    tunnels: Mutex<HashMap<u64, Arc<Lane>>>,
+    /// Held for writing while a reverse tunnel is being made: the request for its first websocket can overtake
+    /// the answer that tells its number.
+    creating: RwLock<()>,
+    ended: watch::Sender<Option<ControlEnd>>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    life: Life,
+    /// Where a reverse tunnel leads; a forward tunnel has its entrance instead.
+    exit: Option<(String, u16)>,
+}
+
+impl Connector {
+    /// Prepares connections to `server`, a URL with NETunnel's path if it has one.
+    ///
+    /// # Errors
+    /// [`ClientError::Url`], [`ClientError::CaFile`] or [`ClientError::Tls`]; nothing is sent yet.
+    pub fn new(server: &str, trust: &Trust, credentials: Credentials) -> Result<Self, ClientError> {
+        let http = Arc::new(Http::new(server, trust, credentials)?);
+        Ok(Self { http, timings: Timings::default() })
+    }
+
+    /// The same with other timings.
+    #[must_use]
+    pub fn with_timings(self, timings: Timings) -> Self {
+        Self { timings, ..self }
+    }
+
+    /// The server's URL.
+    pub fn server(&self) -> &str {
+        self.http.server()
+    }
+
+    /// Opens a channel.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::is_final`] tells whether to try again.
+    pub async fn connect(&self) -> Result<Client, ClientError> {
+        let offer = json!({"version": PROTOCOL_VERSION, "features": Features::ALL.names()});
+        let answer = self.http.post("/channels", &offer).await?;
+        let not_netunnel =
+            |what| ClientError::NotNetunnel { server: self.server().to_owned(), what };
+        let channel = answer.get("channel_id").and_then(Value::as_u64);
+        let channel = channel.ok_or_else(|| not_netunnel("the answer has no channel_id"))?;
+        let version = answer.get("version").and_then(Value::as_str).unwrap_or_default();
+        let path = format!("/channels/{channel}/connect");
+        let ws = self.http.websocket(&path, Purpose::Control).await?;
+        let (control, queue) = Control::new(&self.timings);
+        let shared = Arc::new(Shared {
+            http: self.http.clone(),
+            timings: self.timings.clone(),
+            channel,
+            server_version: super::wire::shown(version),
+            features: Features::from_body(&answer),
+            control,
+            stop: Stop::new(),
+            tasks: TaskTracker::new(),
+            tunnels: Mutex::default(),
+            creating: RwLock::new(()),
+            ended: watch::Sender::new(None),
+        });
+        let serving = shared.clone();
+        // Not one of its own tasks: it waits for them.
+        tokio::spawn(async move { serving.serve(queue, ws).await });
+        Ok(Client(shared))
+    }
+}
+
+impl Entrance {
+    /// Binds a local address; port 0 lets the system choose.
+    ///
+    /// # Errors
+    /// [`ClientError::Bind`].
+    pub async fn bind(address: SocketAddr) -> Result<Self, ClientError> {
+        let bind = |source| ClientError::Bind { address, source };
+        let listener = TcpListener::bind(address).await.map_err(bind)?;
+        let address = listener.local_addr().map_err(bind)?;
+        Ok(Self { listener: Arc::new(listener), address, entrance: entrance::Entrance::new() })
+    }
+
+    /// The address that programs connect to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Tunnel {
+    /// The tunnel's number within its channel.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Where a reverse tunnel is entered, if the server tells.
+    pub fn entrance(&self) -> Option<SocketAddr> {
+        self.entrance
+    }
+}
+
+impl Client {
+    /// The version that the server reports.
+    pub fn server_version(&self) -> &str {
+        &self.0.server_version
+    }
+
+    /// Makes a tunnel from `entrance` to `address` and `port` as the server sees them. When this returns, a
+    /// websocket waits for the first connection.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the tunnel does not exist then.
+    pub async fn forward(
+        &self,
+        entrance: &Entrance,
+        address: &str,
+        port: u16,
+    ) -> Result<Tunnel, ClientError> {
+        let shared = &self.0;
+        // Exactly these keys: the original refuses a body with any other.
+        let wish = json!({"exit_address": address, "exit_port": port, "reverse": false});
+        let answer = shared.create(&wish).await?;
+        let id = shared.tunnel_id(&answer)?;
+        // The first one here, for its error. What the tunnel needs later is a matter of the feeder.
+        let first = match shared.tunnel_websocket(id).await {
+            Ok(first) => first,
+            Err(error) => {
+                shared.delete(id, true).await;
+                return Err(error);
+            }
+        };
+        let lane = shared.add(id, None);
+        let life = lane.life.clone();
+        shared.clone().enter(&lane, entrance, first);
+        let (listener, accepting) = (entrance.listener.clone(), entrance.entrance.clone());
+        let until = life.retired.clone();
+        life.tasks.spawn(async move { accepting.accept(&listener, &until).await });
+        let (shared, feeding) = (shared.clone(), entrance.clone());
+        let retired = life.retired.clone();
+        life.tasks.clone().spawn(async move {
+            let patience = shared.timings.feed;
+            let request = || shared.clone().request(id, &lane, &feeding);
+            feeding.entrance.feed(SPARE, patience, &retired, request).await;
+        });
+        Ok(Tunnel { id, entrance: None })
+    }
+
+    /// Makes a tunnel from `address` and `port` on the server to `host` and `local_port` as seen from here. Port 0
+    /// lets the server choose; the original does not tell which.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the tunnel does not exist then.
+    pub async fn reverse(
+        &self,
+        address: &str,
+        port: u16,
+        host: &str,
+        local_port: u16,
+    ) -> Result<Tunnel, ClientError> {
+        let shared = &self.0;
+        let port = if port == 0 { Value::Null } else { port.into() };
+        let wish = json!({"entrance_address": address, "entrance_port": port, "reverse": true});
+        let creating = shared.creating.write().await;
+        let answer = shared.create(&wish).await?;
+        let id = shared.tunnel_id(&answer)?;
+        shared.add(id, Some((host.to_owned(), local_port)));
+        drop(creating);
+        let address = answer.get("entrance_address").and_then(Value::as_str);
+        let port = answer.get("entrance_port").and_then(Value::as_u64);
+        let entrance = address
+            .and_then(|address| address.parse().ok())
+            .zip(port.and_then(|port| port.try_into().ok()))
+            .map(|(address, port)| SocketAddr::new(address, port));
+        Ok(Tunnel { id, entrance })
+    }
+
+    /// Ends a tunnel on both sides: at once with `force`, else when its connections have ended.
+    pub async fn delete(&self, tunnel: &Tunnel, force: bool) {
+        self.0.end_tunnel(tunnel.id, force, true).await;
+    }
+
+    /// Waits for the end of the channel.
+    pub async fn ended(&self) -> ControlEnd {
+        let mut ended = self.0.ended.subscribe();
+        match ended.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or(ControlEnd::Lost),
+            Err(_) => ControlEnd::Lost,
+        }
+    }
+
+    /// Deletes all tunnels, cutting live connections, and closes the channel.
+    pub async fn close(&self) {
+        let ids: Vec<u64> = self.0.lanes().keys().copied().collect();
+        let deleting = async {
+            for id in ids {
+                self.0.end_tunnel(id, true, true).await;
+            }
+        };
+        let _ = timeout(FAREWELL, deleting).await;
+        self.0.stop.trigger(StopReason::Deleted);
+        self.ended().await;
+    }
+}
+
+impl Shared {
+    fn lanes(&self) -> MutexGuard<'_, HashMap<u64, Arc<Lane>>> {
+        self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, id: u64, exit: Option<(String, u16)>) -> Arc<Lane> {
+        let lane = Arc::new(Lane { life: Life::new(&self.stop), exit });
+        self.lanes().insert(id, lane.clone());
+        lane
+    }
+
+    async fn create(&self, wish: &Value) -> Result<Value, ClientError> {
+        self.http.post(&format!("/channels/{}/tunnels", self.channel), wish).await
+    }
+
+    fn tunnel_id(&self, answer: &Value) -> Result<u64, ClientError> {
+        answer.get("tunnel_id").and_then(Value::as_u64).ok_or_else(|| ClientError::NotNetunnel {
+            server: self.http.server().to_owned(),
+            what: "the answer has no tunnel_id",
+        })
+    }
+
+    async fn tunnel_websocket(&self, id: u64) -> Result<WebSocket, ClientError> {
+        let path = format!("/channels/{}/tunnels/{id}/connect", self.channel);
+        self.http.websocket(&path, Purpose::Data).await
+    }
+
+    /// Serves the control channel; when it ends, everything of the channel does.
+    async fn serve(self: Arc<Self>, queue: tokio::sync::mpsc::Receiver<Vec<u8>>, ws: WebSocket) {
+        let handler = |id, message| self.clone().on_request(id, message);
+        let (end, ws) = control::run(&self.control, queue, ws, &self.stop, handler).await;
+        let lanes = std::mem::take(&mut *self.lanes());
+        self.stop.trigger(StopReason::ChannelLost);
+        self.tasks.close();
+        let all = async {
+            for lane in lanes.values() {
+                lane.life.tasks.close();
+                lane.life.tasks.wait().await;
+            }
+            self.tasks.wait().await;
+        };
+        let (_, _) = tokio::join!(
+            control::part(ws, &end, &self.timings),
+            timeout(self.timings.close * 4, all)
+        );
+        self.ended.send_replace(Some(end));
+    }
+
+    /// A request of the server. The work is a task: the loop that calls this must go on.
+    fn on_request(self: Arc<Self>, id: i64, message: Result<Message, MessageError>) {
+        let tasks = self.tasks.clone();
+        tasks.spawn(async move {
+            match message {
+                Ok(Message::NewConnection { tunnel_id }) => {
+                    let lane = {
+                        let _made = self.creating.read().await;
+                        self.lanes().get(&tunnel_id).cloned()
+                    };
+                    match lane {
+                        Some(lane) => {
+                            self.control.reply(id, None);
+                            self.exit(tunnel_id, &lane);
+                        }
+                        None => {
+                            let text =
+                                format!("tunnel_id `{tunnel_id}` is not registered on this client");
+                            self.control.reply(id, Some(&text));
+                        }
+                    }
+                }
+                Ok(Message::DeleteTunnel { tunnel_id, force }) => {
+                    if self.end_tunnel(tunnel_id, force, false).await {
+                        self.control.reply(id, None);
+                    } else {
+                        self.control.reply(id, Some(&tunnel_id.to_string()));
+                    }
+                }
+                Err(error) => self.control.reply(id, Some(&error.to_string())),
+            }
+        });
+    }
+
+    /// Opens one websocket of a forward tunnel.
+    fn request(self: Arc<Self>, id: u64, lane: &Arc<Lane>, entrance: &Entrance) {
+        let (lane, entrance) = (lane.clone(), entrance.clone());
+        let retired = lane.life.retired.clone();
+        lane.life.tasks.clone().spawn(async move {
+            let opened = tokio::select! {
+                opened = self.tunnel_websocket(id) => opened,
+                _ = retired.stopped() => return,
+            };
+            match opened {
+                Ok(ws) => self.enter(&lane, &entrance, ws),
+                Err(error) => {
+                    warn(&WEBSOCKET_FAILED, "no websocket for the tunnel", &error);
+                    entrance.entrance.request_failed(FAILED);
+                }
+            }
+        });
+    }
+
+    /// Lets `ws` wait at the entrance.
+    fn enter(self: Arc<Self>, lane: &Arc<Lane>, entrance: &Entrance, ws: WebSocket) {
+        let (life, entrance) = (lane.life.clone(), entrance.entrance.clone());
+        lane.life.tasks.spawn(async move {
+            let options =
+                Options::new(Side::Entrance, self.features.half_close, true, &self.timings);
+            let opened =
+                |address: SocketAddr| tracing::debug!(client = %address, "connection opened");
+            match entrance.serve(ws, options, &life.retired, &life.stop, opened).await {
+                Used::Carried(outcome) => log_end(&outcome),
+                Used::Unused => {}
+            }
+        });
+    }
+
+    /// Opens one websocket of a reverse tunnel and serves it.
+    fn exit(self: Arc<Self>, id: u64, lane: &Arc<Lane>) {
+        let Some((host, port)) = lane.exit.clone() else { return };
+        let life = lane.life.clone();
+        lane.life.tasks.spawn(async move {
+            let ws = tokio::select! {
+                opened = self.tunnel_websocket(id) => match opened {
+                    Ok(ws) => ws,
+                    // The server asks again.
+                    Err(error) => return warn(&WEBSOCKET_FAILED, "no websocket for the tunnel", &error),
+                },
+                _ = life.retired.stopped() => return,
+            };
+            let options = ExitOptions {
+                session: Options::new(Side::Exit, self.features.half_close, true, &self.timings),
+                start: self.timings.start,
+            };
+            let dial = || dial(&host, port, self.timings.dial);
+            match exit::serve(ws, options, dial, &life.retired, &life.stop).await {
+                Served::Carried(outcome) => log_end(&outcome),
+                Served::Failed(error) => warn(&DIAL_FAILED, "the local end cannot be reached", &error),
+                Served::WrongStart => tracing::warn!("the server sent a wrong start message"),
+                Served::Unused => {}
+            }
+        });
+    }
+
+    /// Ends a tunnel here and, if asked to, at the server. Returns whether it existed.
+    async fn end_tunnel(&self, id: u64, force: bool, at_server: bool) -> bool {
+        let Some(lane) = self.lanes().remove(&id) else { return false };
+        // First here: waiting websockets have to be closed by whoever starts, or both sides wait.
+        lane.life.end(force, self.timings.graceful).await;
+        if at_server {
+            self.delete(id, force).await;
+        }
+        true
+    }
+
+    async fn delete(&self, id: u64, force: bool) {
+        let path = format!("/channels/{}/tunnels/{id}", self.channel);
+        if let Err(error) = self.http.delete(&path, &json!({ "force": force })).await {
+            tracing::debug!(%error, "the tunnel could not be deleted at the server");
+        }
+    }
+}
+
+/// Connects to the local end of a reverse tunnel. No policy: the user of this machine named it.
+async fn dial(host: &str, port: u16, limit: Duration) -> Result<TcpStream, DialError> {
+    let address = format!("{host}:{port}");
+    match timeout(limit, TcpStream::connect((host, port))).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(source)) => Err(DialError::Connect { address, source }),
+        Err(_) => Err(DialError::Timeout(address, limit)),
+    }
+}
+
+fn log_end(outcome: &Outcome) {
+    tracing::debug!(sent = outcome.sent, received = outcome.received, end = ?outcome.end,
+        "connection ended");
+}
+
+fn warn(limiter: &Throttle, what: &str, error: &dyn std::error::Error) {
+    limiter.run(|suppressed| {
+        let cause = error.source().map(ToString::to_string);
+        tracing::warn!(%error, cause, suppressed, "{what}");
+    });
+}

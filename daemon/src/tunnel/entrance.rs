@@ -1,0 +1,304 @@
+//! The entrance of a tunnel (NETunnel's InputTunnel): accepts TCP connections and gives each one a waiting
+//! websocket.
+//!
+//! Every waiting websocket has a task that reads it, so pings are answered and an end is seen at once. The
+//! tasks take accepted connections from one queue; a websocket that turns out to be dead puts its connection
+//! back. [`Entrance::feed`] asks for websockets: a spare one, and one for each connection that waits.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use super::session::{self, Options, Outcome};
+use super::stop::Stop;
+use super::transport::{START, WebSocket, error_code, refuse, tune};
+use crate::logging::Throttle;
+
+/// Accepted connections that wait for a websocket; beyond that they wait in the kernel.
+const WAITING: usize = 256;
+
+/// Requested websockets that have not arrived yet.
+const REQUESTED: usize = 16;
+
+/// A waiting websocket that ends sooner than this was refused rather than used up, and the next request waits.
+const SHORT_LIFE: Duration = Duration::from_secs(2);
+
+/// Pause when the system has no file descriptor left; the connections that exist go on meanwhile.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+static ACCEPT_FAILED: LazyLock<Throttle> = LazyLock::new(Throttle::new);
+
+/// One tunnel entrance. It outlives the control channel that feeds it, so accepted connections survive a
+/// reconnect.
+#[derive(Debug, Default)]
+pub(super) struct Entrance {
+    state: Mutex<State>,
+    /// A connection was queued.
+    queued: Notify,
+    /// The feeder or the acceptor should look again.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<(TcpStream, SocketAddr)>,
+    spare: usize,
+    /// For each websocket that was requested: when to give it up.
+    requested: VecDeque<Instant>,
+}
+
+/// What became of a tunnel websocket at the entrance.
+#[derive(Debug)]
+pub(super) enum Used {
+    /// It ended before a connection needed it.
+    Unused,
+    /// It carried a connection.
+    Carried(Outcome),
+}
+
+impl Entrance {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Accepts connections until `retired`.
+    pub(super) async fn accept(&self, listener: &TcpListener, retired: &Stop) {
+        loop {
+            let room = async {
+                self.wait_for_room().await;
+                listener.accept().await
+            };
+            let accepted = tokio::select! {
+                accepted = room => accepted,
+                _ = retired.stopped() => return,
+            };
+            match accepted {
+                Ok((stream, address)) => {
+                    tune(&stream);
+                    self.state().waiting.push_back((stream, address));
+                    self.queued.notify_one();
+                    self.changed.notify_waiters();
+                }
+                Err(error) => pause_after(&error, listener).await,
+            }
+        }
+    }
+
+    async fn wait_for_room(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.state().waiting.len() < WAITING {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Keeps `pool` websockets waiting, and one more for each connection without one, until `retired`.
+    ///
+    /// `request` starts the request for one websocket and returns at once. One that has not arrived after
+    /// `patience` is requested again.
+    pub(super) async fn feed(
+        &self,
+        pool: usize,
+        patience: Duration,
+        retired: &Stop,
+        request: impl Fn(),
+    ) {
+        loop {
+            // Made before the look: it sees every change since.
+            let changed = self.changed.notified();
+            let (missing, next) = {
+                let now = Instant::now();
+                let mut state = self.state();
+                state.requested.retain(|give_up| *give_up > now);
+                let wanted = pool + state.waiting.len();
+                let room = REQUESTED.saturating_sub(state.requested.len());
+                let missing = wanted.saturating_sub(state.spare + state.requested.len()).min(room);
+                state.requested.extend(std::iter::repeat_n(now + patience, missing));
+                (missing, state.requested.iter().min().copied())
+            };
+            for _ in 0..missing {
+                request();
+            }
+            let next = next.unwrap_or_else(|| Instant::now() + patience);
+            tokio::select! {
+                () = changed => {}
+                () = sleep_until(next) => {}
+                _ = retired.stopped() => return,
+            }
+        }
+    }
+
+    /// A request failed at once: try again after `pause` instead of the full patience.
+    pub(super) fn request_failed(&self, pause: Duration) {
+        let mut state = self.state();
+        if state.requested.pop_back().is_some() {
+            state.requested.push_back(Instant::now() + pause);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Lets `ws` wait for a connection and carries it.
+    ///
+    /// `retired` ends a websocket that still waits; `stop` ends everything. `opened` is called when a connection
+    /// of this client begins.
+    pub(super) async fn serve(
+        &self,
+        mut ws: WebSocket,
+        options: Options,
+        retired: &Stop,
+        stop: &Stop,
+        opened: impl FnOnce(SocketAddr),
+    ) -> Used {
+        let mut spare = Spare::new(self);
+        loop {
+            let silence = options.ping.map(|interval| Instant::now() + interval);
+            let (stream, address) = tokio::select! {
+                biased;
+                reason = retired.stopped() => {
+                    refuse(ws, reason.close_code(), "").await;
+                    return Used::Unused;
+                }
+                // Before the queue: a websocket whose end is already known takes no connection.
+                message = ws.next() => match message {
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                    Some(Ok(Message::Close(_))) => {
+                        let _ = timeout(options.close, ws.flush()).await;
+                        return Used::Unused;
+                    }
+                    Some(Ok(_)) => {
+                        // The exit has nothing to say before the start.
+                        refuse(ws, CloseCode::Protocol, "").await;
+                        return Used::Unused;
+                    }
+                    Some(Err(error)) => {
+                        if let Some(code) = error_code(&error) {
+                            refuse(ws, code, "").await;
+                        }
+                        return Used::Unused;
+                    }
+                    None => return Used::Unused,
+                },
+                waiting = self.take() => waiting,
+                () = maybe(silence) => {
+                    if timeout(options.close, ws.send(Message::Ping(Bytes::new()))).await.is_err() {
+                        return Used::Unused;
+                    }
+                    continue;
+                }
+            };
+            spare.taken();
+            // Nothing is read from the connection before this, so a failure loses nothing: the next websocket
+            // gets the connection.
+            let start = ws.send(Message::Text(START.into()));
+            if !matches!(timeout(options.close, start).await, Ok(Ok(()))) {
+                self.put_back(stream, address);
+                return Used::Unused;
+            }
+            opened(address);
+            let outcome = session::run(ws, stream, Vec::new(), options, stop).await;
+            return Used::Carried(outcome);
+        }
+    }
+
+    /// Takes the connection that has waited longest.
+    async fn take(&self) -> (TcpStream, SocketAddr) {
+        loop {
+            let queued = self.queued.notified();
+            tokio::pin!(queued);
+            queued.as_mut().enable();
+            if let Some(first) = self.state().waiting.pop_front() {
+                return first;
+            }
+            queued.await;
+        }
+    }
+
+    fn put_back(&self, stream: TcpStream, address: SocketAddr) {
+        self.state().waiting.push_front((stream, address));
+        self.queued.notify_one();
+        self.changed.notify_waiters();
+    }
+}
+
+/// Counts a waiting websocket for as long as it waits, however its task ends.
+struct Spare<'e> {
+    entrance: &'e Entrance,
+    since: Instant,
+    waits: bool,
+}
+
+impl<'e> Spare<'e> {
+    fn new(entrance: &'e Entrance) -> Self {
+        let mut state = entrance.state();
+        state.spare += 1;
+        state.requested.pop_front();
+        drop(state);
+        entrance.changed.notify_waiters();
+        Self { entrance, since: Instant::now(), waits: true }
+    }
+
+    fn taken(&mut self) {
+        self.waits = false;
+        self.entrance.state().spare -= 1;
+        self.entrance.changed.notify_waiters();
+    }
+}
+
+impl Drop for Spare<'_> {
+    fn drop(&mut self) {
+        if !self.waits {
+            return;
+        }
+        let mut state = self.entrance.state();
+        state.spare -= 1;
+        if self.since.elapsed() < SHORT_LIFE {
+            // Counts as requested for a while, so that a server that refuses is not asked in a loop.
+            state.requested.push_back(Instant::now() + SHORT_LIFE);
+        }
+        drop(state);
+        self.entrance.changed.notify_waiters();
+    }
+}
+
+async fn maybe(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits after an error of `accept`, so that neither the listener is lost nor a processor burnt.
+async fn pause_after(error: &io::Error, listener: &TcpListener) {
+    // ECONNABORTED and the like concern one connection that is already gone.
+    if matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    ) {
+        return;
+    }
+    ACCEPT_FAILED.run(|suppressed| {
+        let address = listener.local_addr().ok();
+        tracing::error!(event = "accept_failed", ?address, %error, suppressed,
+            "cannot accept connections; trying again");
+    });
+    sleep(EXHAUSTED).await;
+}

@@ -1,0 +1,178 @@
+//! The exit of a tunnel (NETunnel's OutputTunnel): waits for the start message of one websocket, connects
+//! to the destination and hands both to the copy loop.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use super::session::{self, Options, Outcome};
+use super::stop::Stop;
+use super::transport::{CHUNK, START, WebSocket, error_code, refuse, tune};
+
+/// Why a destination was not reached. The text is for logs; the other side only sees a close code.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The policy does not allow the destination, or not the address that its name has now.
+    #[error("{0}")]
+    Denied(String),
+    /// The name could not be resolved.
+    #[error("cannot resolve {host}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
+    /// Not within the configured time.
+    #[error("no connection to {0} within {1:?}")]
+    Timeout(String, Duration),
+    /// The connection was refused or is impossible.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// Where to.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What became of a tunnel websocket at the exit.
+#[derive(Debug)]
+pub(super) enum Served {
+    /// It ended before its start message; that is the normal end of a spare one.
+    Unused,
+    /// The first message was not the start message.
+    WrongStart,
+    /// The destination could not be reached.
+    Failed(DialError),
+    /// It carried a connection.
+    Carried(Outcome),
+}
+
+/// How long to wait for what.
+#[derive(Clone, Debug)]
+pub(super) struct ExitOptions {
+    pub(super) session: Options,
+    /// The longest wait for the start message.
+    pub(super) start: Duration,
+}
+
+/// Serves one websocket to its end. `dial` is asked once, when the start message has come.
+///
+/// `retired` ends a websocket that still waits; `stop` ends everything.
+pub(super) async fn serve<D>(
+    mut ws: WebSocket,
+    options: ExitOptions,
+    dial: impl FnOnce() -> D,
+    retired: &Stop,
+    stop: &Stop,
+) -> Served
+where
+    D: Future<Output = Result<TcpStream, DialError>>,
+{
+    match wait_for_start(&mut ws, &options, retired).await {
+        Start::Started => {}
+        Start::Ended => return Served::Unused,
+        Start::Refused(code) => {
+            refuse(ws, code, "").await;
+            return Served::Unused;
+        }
+        Start::Wrong => {
+            refuse(ws, CloseCode::Protocol, "expected the start message").await;
+            return Served::WrongStart;
+        }
+    }
+    let mut early = Vec::new();
+    let dialled = tokio::select! {
+        dialled = dial() => dialled,
+        // Kept reading meanwhile, to answer pings and to see an end; what arrives is for the destination.
+        () = read_ahead(&mut ws, &mut early) => return Served::Unused,
+        reason = stop.stopped() => {
+            refuse(ws, reason.close_code(), "").await;
+            return Served::Unused;
+        }
+    };
+    match dialled {
+        Ok(tcp) => {
+            tune(&tcp);
+            Served::Carried(session::run(ws, tcp, early, options.session, stop).await)
+        }
+        Err(error) => {
+            // Towards a peer without half-close every failure looks like an end, as it does from NETunnel.
+            let code =
+                if options.session.half_close { CloseCode::Error } else { CloseCode::Normal };
+            refuse(ws, code, "").await;
+            Served::Failed(error)
+        }
+    }
+}
+
+enum Start {
+    Started,
+    Wrong,
+    Ended,
+    Refused(CloseCode),
+}
+
+async fn wait_for_start(ws: &mut WebSocket, options: &ExitOptions, retired: &Stop) -> Start {
+    let give_up = Instant::now() + options.start;
+    let ping = options.session.ping;
+    loop {
+        let silence = ping.map_or(give_up, |ping| (Instant::now() + ping).min(give_up));
+        let message = tokio::select! {
+            message = ws.next() => message,
+            reason = retired.stopped() => return Start::Refused(reason.close_code()),
+            () = sleep_until(silence) => {
+                if Instant::now() >= give_up {
+                    return Start::Refused(CloseCode::Away);
+                }
+                // No deadline for the pong: NETunnel's server does not read waiting websockets.
+                let ping = ws.send(Message::Ping(Bytes::new()));
+                if timeout(options.session.close, ping).await.is_err() {
+                    return Start::Ended;
+                }
+                continue;
+            }
+        };
+        match message {
+            Some(Ok(Message::Text(text))) if text.as_str() == START => return Start::Started,
+            Some(Ok(Message::Text(_) | Message::Binary(_))) => return Start::Wrong,
+            Some(Ok(Message::Close(_))) => {
+                let _ = timeout(options.session.close, ws.flush()).await;
+                return Start::Ended;
+            }
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return error_code(&error).map_or(Start::Ended, Start::Refused),
+            None => return Start::Ended,
+        }
+    }
+}
+
+/// Reads into `early` up to a limit. Returns only if there is nobody left to dial for.
+async fn read_ahead(ws: &mut WebSocket, early: &mut Vec<Message>) {
+    let mut held = 0;
+    while held < CHUNK {
+        match ws.next().await {
+            Some(Ok(Message::Close(_)) | Err(_)) | None if held == 0 => return,
+            // The sender is gone, but what it sent is to be delivered; the session goes on from here.
+            Some(Ok(message @ Message::Close(_))) => {
+                early.push(message);
+                break;
+            }
+            Some(Err(_)) | None => break,
+            Some(Ok(message)) => {
+                held += message.len();
+                early.push(message);
+            }
+        }
+    }
+    std::future::pending().await
+}

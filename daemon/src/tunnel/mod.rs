@@ -1,0 +1,45 @@
+//! NETunnel's protocol: TCP connections carried over websockets, in both directions.
+//!
+//! A client opens a *channel*: `POST /channels`, then one control websocket. Over a channel it makes *tunnels*. The
+//! *entrance* of a tunnel accepts TCP connections, its *exit* connects to the destination; in a forward tunnel the
+//! client is the entrance, in a reverse tunnel the server is. Each TCP connection has a websocket of its own, which
+//! the client opens before it is needed.
+//!
+//! ```text
+//! wire      control messages            control   requests and replies over one websocket
+//! transport websocket over TCP or TLS   session   the copy loop of one connection
+//! entrance  listener and websockets     exit      start message and dial
+//! policy, address, dial                 who may reach and bind what, judged again at every connection
+//! server, channel, routes, upgrade      the server: channels of identities, limits, drain
+//! client                                the client, as a library
+//! ```
+//!
+//! Entrance, exit and session are the same code on both ends. Dependencies point upwards in this list only.
+
+mod address;
+mod channel;
+pub mod client;
+mod configured;
+mod control;
+mod dial;
+mod entrance;
+mod exit;
+mod features;
+mod policy;
+pub(crate) mod respond;
+mod routes;
+mod server;
+mod session;
+mod settings;
+mod stop;
+mod transport;
+mod upgrade;
+pub mod wire;
+
+pub use configured::ConfiguredError;
+pub use control::{ControlEnd, RequestError};
+pub use exit::DialError;
+pub use policy::{Denied, Destination, Policy, PolicyError};
+pub use server::{Census, Server};
+pub use settings::{Limits, PROTOCOL_VERSION, Settings, Timings};
+pub use stop::StopReason;

@@ -1,0 +1,399 @@
+//! NETunnel's HTTP routes. Every handler authenticates first; errors have the texts and the JSON form that
+//! NETunnel's clients show to their users.
+
+#![expect(clippy::result_large_err, reason = "the error is the answer, and is sent at once")]
+
+use std::sync::{Arc, LazyLock};
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderValue, Method, Response, StatusCode, Uri, header};
+use axum::response::IntoResponse;
+use axum::routing::{delete, get, post};
+use serde_json::{Map, Value, json};
+use tokio::time::timeout;
+use tower_service::Service;
+
+use super::channel::{self, Context, Kind, NotNow};
+use super::entrance::Entrance;
+use super::features::Features;
+use super::policy::port_number;
+use super::respond::{empty, error, json as json_response, plain, unavailable};
+use super::server::{NoChannel, Server};
+use super::settings::PROTOCOL_VERSION;
+use super::upgrade::Handshake;
+use super::wire::shown;
+use crate::auth::Identity;
+use crate::logging::Throttle;
+
+/// As the originals; the known bodies are under 200 bytes.
+const BODY_LIMIT: usize = 1024 * 1024;
+
+static AUTH_DENIED: LazyLock<Throttle> = LazyLock::new(Throttle::new);
+
+type Answer = Result<Response<Body>, Response<Body>>;
+
+pub(super) fn router(server: Arc<Server>) -> Router {
+    let mut routes = Router::new()
+        .route("/version", get(version))
+        .route("/channels", post(create_channel))
+        .route("/channels/{channel}/connect", get(connect_channel))
+        .route("/channels/{channel}/tunnels", post(create_tunnel))
+        .route("/channels/{channel}/tunnels/{tunnel}", delete(delete_tunnel))
+        .route("/channels/{channel}/tunnels/{tunnel}/connect", get(connect_tunnel))
+        .fallback(async || plain(StatusCode::NOT_FOUND));
+    if server.auth.sells_tokens() {
+        routes = routes.route("/authenticate", post(authenticate));
+    }
+    let routes = routes
+        .method_not_allowed_fallback(async || plain(StatusCode::METHOD_NOT_ALLOWED))
+        .with_state(server);
+    // Outside of the matching: NETunnel's client joins a URL that ends in / with a path that begins with one.
+    Router::new().fallback(move |mut request: Request| {
+        let mut routes = routes.clone();
+        async move {
+            collapse_slashes(request.uri_mut());
+            routes.call(request).await
+        }
+    })
+}
+
+fn collapse_slashes(uri: &mut Uri) {
+    if !uri.path().contains("//") {
+        return;
+    }
+    let mut path = String::with_capacity(uri.path().len());
+    for c in uri.path().chars() {
+        if c != '/' || !path.ends_with('/') {
+            path.push(c);
+        }
+    }
+    if let Some(query) = uri.query() {
+        path.push('?');
+        path.push_str(query);
+    }
+    // A part of a valid URI without some slashes is one; otherwise it stays and is not found.
+    if let Ok(simple) = path.parse() {
+        *uri = simple;
+    }
+}
+
+/// R1.
+async fn version(State(server): State<Arc<Server>>, request: Request) -> Answer {
+    caller(&server, &request)?;
+    Ok(PROTOCOL_VERSION.into_response())
+}
+
+/// R2 of the shared-secret mode, as NETunnel's sample plugin.
+async fn authenticate(State(server): State<Arc<Server>>, request: Request) -> Answer {
+    let body = object(&server, request).await?;
+    let offered = body.get("secret").and_then(Value::as_str).unwrap_or_default();
+    match server.auth.buy_token(offered) {
+        Some(token) => Ok(json_response(StatusCode::OK, &json!({ "token": token }))),
+        None => Err(plain(StatusCode::FORBIDDEN)),
+    }
+}
+
+/// R3.
+async fn create_channel(State(server): State<Arc<Server>>, request: Request) -> Answer {
+    let caller = caller(&server, &request)?;
+    let body = object(&server, request).await?;
+    let version = body.get("version").ok_or_else(|| missing("version"))?;
+    tracing::debug!(ident = %shown(caller.identifier()), version = %shown(&version.to_string()),
+        "client asks for a channel");
+    let body = Value::Object(body.clone());
+    match server.create_channel(caller, Features::from_body(&body)) {
+        Ok(channel) => {
+            let mut answer = json!({"channel_id": channel.id, "version": PROTOCOL_VERSION});
+            let features = channel.features.names();
+            if !features.is_empty() {
+                answer["features"] = features.into();
+            }
+            Ok(json_response(StatusCode::OK, &answer))
+        }
+        Err(NoChannel::Draining) => Err(draining()),
+        Err(NoChannel::TooMany) => Err(unavailable("too many channels are open")),
+    }
+}
+
+/// R4.
+async fn connect_channel(
+    State(server): State<Arc<Server>>,
+    Path(channel): Path<String>,
+    mut request: Request,
+) -> Answer {
+    let channel_id = number(&channel)?;
+    let caller = caller(&server, &request)?;
+    let handshake = handshake(&server, &mut request)?;
+    let channel = channel_id.and_then(|id| server.channel(&caller, id));
+    let channel = channel.ok_or_else(|| no_channel(&channel_text(channel_id)))?;
+    if server.is_draining() {
+        return Err(draining());
+    }
+    let queue = channel.connect().map_err(|not_now| refusal(not_now, channel.id))?;
+    let (response, upgrade) = handshake.accept();
+    server.serve_control(channel, queue, upgrade);
+    Ok(response)
+}
+
+/// R5.
+async fn create_tunnel(
+    State(server): State<Arc<Server>>,
+    Path(channel): Path<String>,
+    request: Request,
+) -> Answer {
+    let channel_id = number(&channel)?;
+    let caller = caller(&server, &request)?;
+    let body = object(&server, request).await?;
+    let wish = Wish::read(&body)?;
+    let channel = channel_id.and_then(|id| server.channel(&caller, id));
+    let channel = channel.ok_or_else(|| no_channel(&channel_text(channel_id)))?;
+    if server.is_draining() {
+        return Err(draining());
+    }
+    let settings = &server.settings;
+    let denied = |denied: super::policy::Denied| {
+        tracing::info!(event = "dest_denied", ident = %shown(caller.identifier()), channel = channel.id,
+            reason = %denied, "tunnel refused");
+        error(StatusCode::FORBIDDEN, &denied.to_string())
+    };
+    let limit = settings.limits.tunnels_per_channel;
+    let check = || channel.check(limit).map_err(|not_now| refusal(not_now, channel.id));
+    // What is not allowed is said first: it does not change when the channel is connected.
+    let (kind, listener) = match wish {
+        Wish::Forward { address, port } => {
+            settings
+                .policy
+                .destination(&caller, &settings.own_listeners, &address, &port)
+                .map_err(denied)?;
+            check()?;
+            (Kind::Forward { address, port }, None)
+        }
+        Wish::Reverse { address, port } => {
+            let candidates = settings
+                .policy
+                .bind(&caller, &settings.own_listeners, &address, port)
+                .map_err(denied)?;
+            check()?;
+            let listener = channel::bind(&candidates).await;
+            let listener = listener.map_err(|fault| bind_failed(&fault, &address, port))?;
+            let bound =
+                listener.local_addr().map_err(|fault| bind_failed(&fault, &address, port))?;
+            (Kind::Reverse { entrance: Entrance::new(), bound }, Some(listener))
+        }
+    };
+    let mut answer = json!({});
+    if let Kind::Reverse { bound, .. } = &kind {
+        // NETunnel's clients ignore what they don't know; ours learns the port that was chosen.
+        answer["entrance_address"] = bound.ip().to_string().into();
+        answer["entrance_port"] = bound.port().into();
+    }
+    let tunnel = channel.add(kind, limit).map_err(|not_now| refusal(not_now, channel.id))?;
+    answer["tunnel_id"] = tunnel.id.into();
+    Context { settings: settings.clone(), channel, tunnel, caller }.start(listener);
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+/// R6.
+async fn delete_tunnel(
+    State(server): State<Arc<Server>>,
+    Path((channel, tunnel)): Path<(String, String)>,
+    request: Request,
+) -> Answer {
+    let (channel_id, tunnel_id) = (number(&channel)?, number(&tunnel)?);
+    let caller = caller(&server, &request)?;
+    let body = object(&server, request).await?;
+    let force = match body.get("force") {
+        None => false,
+        Some(Value::Bool(force)) => *force,
+        Some(_) => return Err(error(StatusCode::BAD_REQUEST, "force must be true or false")),
+    };
+    let channel = channel_id.and_then(|id| server.channel(&caller, id));
+    let tunnel = channel.as_ref().zip(tunnel_id).and_then(|(channel, id)| channel.remove(id));
+    let (Some(channel), Some(tunnel)) = (channel, tunnel) else {
+        let text = format!("tunnel_id `{}` does not exists", shown(&tunnel_text(tunnel_id)));
+        return Err(error(StatusCode::NOT_FOUND, &text));
+    };
+    let graceful = server.settings.timings.graceful;
+    let (id, channel_id) = (tunnel.id, channel.id);
+    // A task of the channel: it must go on if the caller does not wait for the answer.
+    let stopping = channel.tasks.spawn(async move { tunnel.life.end(force, graceful).await });
+    let _ = stopping.await;
+    tracing::info!(event = "tunnel_close", ident = %shown(caller.identifier()), channel = channel_id,
+        tunnel = id, force, "tunnel deleted");
+    Ok(empty())
+}
+
+/// R7.
+async fn connect_tunnel(
+    State(server): State<Arc<Server>>,
+    Path((channel, tunnel)): Path<(String, String)>,
+    mut request: Request,
+) -> Answer {
+    let (channel_id, tunnel_id) = (number(&channel)?, number(&tunnel)?);
+    let caller = caller(&server, &request)?;
+    let (response, upgrade) = handshake(&server, &mut request)?.accept();
+    server.serve_tunnel(caller, channel_id, tunnel_id, upgrade);
+    Ok(response)
+}
+
+fn caller(server: &Server, request: &Request) -> Result<Identity, Response<Body>> {
+    server.auth.authenticate(request.headers()).map_err(|fault| {
+        AUTH_DENIED.run(|suppressed| {
+            tracing::info!(
+                event = "auth_denied",
+                reason = fault.reason(),
+                suppressed,
+                "request refused: {fault}"
+            );
+        });
+        fault.into_response()
+    })
+}
+
+fn handshake(server: &Server, request: &mut Request) -> Result<Handshake, Response<Body>> {
+    if request.method() != Method::GET {
+        return Err(plain(StatusCode::METHOD_NOT_ALLOWED));
+    }
+    Handshake::check(request, &server.settings.allowed_origins)
+}
+
+/// A path segment that has to be `\d+`; otherwise the route does not exist. `None`: a number that no id has.
+fn number(segment: &str) -> Result<Option<u64>, Response<Body>> {
+    if segment.is_empty() || !segment.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(plain(StatusCode::NOT_FOUND));
+    }
+    Ok(segment.parse().ok())
+}
+
+/// The body as a JSON object, whatever its Content-Type says, as in the original.
+async fn object(server: &Server, request: Request) -> Result<Map<String, Value>, Response<Body>> {
+    let limited = to_bytes(request.into_body(), BODY_LIMIT);
+    let bytes = match timeout(server.settings.timings.body, limited).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(_)) => return Err(error(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large")),
+        Err(_) => {
+            return Err(error(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"));
+        }
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(error(StatusCode::BAD_REQUEST, "the body must be a JSON object")),
+        Err(fault) => {
+            let text =
+                format!("the body is not JSON: line {} column {}", fault.line(), fault.column());
+            Err(error(StatusCode::BAD_REQUEST, &text))
+        }
+    }
+}
+
+/// What a request for a tunnel asks for.
+enum Wish {
+    Forward { address: String, port: String },
+    Reverse { address: String, port: Option<u16> },
+}
+
+impl Wish {
+    fn read(body: &Map<String, Value>) -> Result<Self, Response<Body>> {
+        let bad = |text: &str| error(StatusCode::BAD_REQUEST, text);
+        let field = |key: &str| body.get(key).ok_or_else(|| missing(key));
+        let reverse =
+            field("reverse")?.as_bool().ok_or_else(|| bad("reverse must be true or false"))?;
+        let (address_key, port_key) = match reverse {
+            true => ("entrance_address", "entrance_port"),
+            false => ("exit_address", "exit_port"),
+        };
+        // Also NETunnel takes no others; one that we ignored could be a restriction that its sender relies on.
+        if let Some(key) =
+            body.keys().find(|key| ![address_key, port_key, "reverse"].contains(&key.as_str()))
+        {
+            return Err(bad(&format!("got an unexpected keyword argument '{}'", shown(key))));
+        }
+        let address = field(address_key)?.as_str();
+        let address =
+            address.ok_or_else(|| bad(&format!("{address_key} must be a string")))?.to_owned();
+        let port = field(port_key)?;
+        if reverse {
+            let port = match port {
+                Value::Null => None,
+                port => match scalar(port).as_deref() {
+                    Some("0") => None,
+                    text => Some(text.and_then(port_number).ok_or_else(|| {
+                        bad("entrance_port must be null or a number from 0 to 65535")
+                    })?),
+                },
+            };
+            return Ok(Self::Reverse { address, port });
+        }
+        let port = scalar(port).ok_or_else(|| bad("exit_port must be a number"))?;
+        Ok(Self::Forward { address, port })
+    }
+}
+
+/// Python's `str()` of a JSON value that is no container: NETunnel compares ports in this form.
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => Some("None".into()),
+        Value::Bool(true) => Some("True".into()),
+        Value::Bool(false) => Some("False".into()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::String(text) => Some(text.clone()),
+        Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+fn missing(key: &str) -> Response<Body> {
+    error(StatusCode::BAD_REQUEST, &format!("'{key}' is missing"))
+}
+
+fn draining() -> Response<Body> {
+    unavailable("the daemon is stopping")
+}
+
+fn channel_text(id: Option<u64>) -> String {
+    id.map_or_else(|| "?".into(), |id| id.to_string())
+}
+
+fn tunnel_text(id: Option<u64>) -> String {
+    channel_text(id)
+}
+
+fn no_channel(id: &str) -> Response<Body> {
+    error(StatusCode::NOT_FOUND, &format!("channel_id `{id}` does not exist"))
+}
+
+fn refusal(not_now: NotNow, channel_id: u64) -> Response<Body> {
+    match not_now {
+        NotNow::NotConnected => {
+            error(StatusCode::CONFLICT, &format!("channel `{channel_id}` is not connected"))
+        }
+        NotNow::AlreadyConnected => {
+            error(StatusCode::CONFLICT, &format!("channel `{channel_id}` is already connected"))
+        }
+        NotNow::Ended => no_channel(&channel_id.to_string()),
+        NotNow::TooManyTunnels => {
+            let mut response =
+                error(StatusCode::TOO_MANY_REQUESTS, "the channel has too many tunnels");
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            response
+        }
+    }
+}
+
+/// The original's text, which is Python's.
+fn bind_failed(fault: &std::io::Error, address: &str, port: Option<u16>) -> Response<Body> {
+    let reason = match fault.kind() {
+        std::io::ErrorKind::AddrInUse => "address already in use".to_owned(),
+        std::io::ErrorKind::AddrNotAvailable => "cannot assign requested address".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => fault.to_string(),
+    };
+    let text = format!(
+        "[Errno {}] error while attempting to bind on address ('{}', {}): {reason}",
+        fault.raw_os_error().unwrap_or(0),
+        shown(address),
+        port.unwrap_or(0),
+    );
+    error(StatusCode::CONFLICT, &text)
+}

@@ -1,0 +1,304 @@
+//! The tunnel server: all channels, their limits, and the drain at the end.
+//!
+//! HTTP is [`super::routes`]'s part; what a channel does is [`super::channel`]'s.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_util::task::TaskTracker;
+
+use super::channel::{Channel, Context};
+use super::control::{self, ControlEnd};
+use super::features::Features;
+use super::routes;
+use super::settings::Settings;
+use super::stop::{Stop, StopReason};
+use super::transport::{Purpose, accept, refuse};
+use super::wire::shown;
+use crate::auth::{Authenticator, Identity};
+
+/// Time for an accepted upgrade to become a websocket: the 101 is a few hundred bytes.
+const UPGRADE: Duration = Duration::from_secs(10);
+
+/// NETunnel's channels over HTTP. One for each listener.
+pub struct Server {
+    pub(super) settings: Arc<Settings>,
+    pub(super) auth: Authenticator,
+    channels: Mutex<HashMap<u64, Arc<Channel>>>,
+    connections: AtomicUsize,
+    draining: AtomicBool,
+    stop: Stop,
+    tasks: TaskTracker,
+}
+
+/// How much is open at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Channels, connected or not.
+    pub channels: usize,
+    /// Tunnels of all channels.
+    pub tunnels: usize,
+    /// Tunnel websockets, waiting ones included.
+    pub connections: usize,
+    /// Tasks of the server, its channels and their tunnels.
+    pub tasks: usize,
+}
+
+/// A tunnel websocket that is counted for as long as this lives.
+pub(super) struct Slot(Arc<Server>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why there is no new channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoChannel {
+    Draining,
+    TooMany,
+}
+
+impl Server {
+    /// A server without any channel yet.
+    pub fn new(settings: Settings, auth: Authenticator) -> Arc<Self> {
+        Arc::new(Self {
+            settings: Arc::new(settings),
+            auth,
+            channels: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            stop: Stop::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// NETunnel's routes. The connections must be served with upgrades.
+    pub fn router(self: &Arc<Self>) -> Router {
+        routes::router(self.clone())
+    }
+
+    /// What is open now.
+    pub fn census(&self) -> Census {
+        let channels: Vec<_> = self.channels().values().cloned().collect();
+        let mut census = Census {
+            channels: channels.len(),
+            tunnels: 0,
+            connections: self.connections.load(Ordering::Relaxed),
+            tasks: self.tasks.len(),
+        };
+        for channel in channels {
+            let tunnels = channel.tunnels();
+            census.tunnels += tunnels.len();
+            census.tasks += channel.tasks.len();
+            census.tasks += tunnels.iter().map(|tunnel| tunnel.life.tasks.len()).sum::<usize>();
+        }
+        census
+    }
+
+    /// Ends the service: no new channels, tunnels and connections; live connections go on until they end or
+    /// `deadline` has passed; then every websocket gets CLOSE 1012.
+    ///
+    /// The HTTP listener is the caller's and should go on answering until this returns.
+    pub async fn drain(&self, deadline: Duration) {
+        self.draining.store(true, Ordering::SeqCst);
+        let channels: Vec<_> = self.channels().values().cloned().collect();
+        let tunnels: Vec<_> = channels.iter().flat_map(|channel| channel.tunnels()).collect();
+        for tunnel in &tunnels {
+            tunnel.life.retire(StopReason::Drain);
+        }
+        let connections_end = async {
+            for tunnel in &tunnels {
+                tunnel.life.tasks.wait().await;
+            }
+        };
+        if timeout(deadline, connections_end).await.is_err() {
+            let open = self.connections.load(Ordering::Relaxed);
+            tracing::warn!(
+                event = "drain_deadline",
+                open,
+                "connections are cut at the drain deadline"
+            );
+        }
+        self.stop.trigger(StopReason::Drain);
+        self.tasks.close();
+        // Bounded by the waits of each task; nothing is left that could take new work.
+        let _ = timeout(self.settings.timings.close * 5, self.tasks.wait()).await;
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    fn channels(&self) -> MutexGuard<'_, HashMap<u64, Arc<Channel>>> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Creates a channel, which its owner has to connect within the configured time.
+    pub(super) fn create_channel(
+        self: &Arc<Self>,
+        owner: Identity,
+        features: Features,
+    ) -> Result<Arc<Channel>, NoChannel> {
+        let channel = {
+            let mut channels = self.channels();
+            if self.is_draining() {
+                return Err(NoChannel::Draining);
+            }
+            if channels.len() >= self.settings.limits.channels {
+                return Err(NoChannel::TooMany);
+            }
+            let mut id = random_id();
+            while channels.contains_key(&id) {
+                id = random_id();
+            }
+            let channel = Channel::new(id, owner, features, &self.settings, &self.stop);
+            channels.insert(id, channel.clone());
+            channel
+        };
+        let (server, unconnected) = (self.clone(), channel.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = sleep(server.settings.timings.unconnected_channel) => {}
+                _ = unconnected.stop.stopped() => {}
+            }
+            if unconnected.expire() {
+                server.channels().remove(&unconnected.id);
+                tracing::info!(event = "channel_expired", channel = unconnected.id,
+                    ident = %shown(unconnected.owner.identifier()), "channel was never connected");
+            }
+        });
+        Ok(channel)
+    }
+
+    /// The channel with this id, if it is `caller`'s. Those of others do not exist for it.
+    pub(super) fn channel(&self, caller: &Identity, id: u64) -> Option<Arc<Channel>> {
+        self.channels().get(&id).filter(|channel| channel.owner == *caller).cloned()
+    }
+
+    /// Serves a channel's control websocket once the upgrade is through.
+    pub(super) fn serve_control(
+        self: &Arc<Self>,
+        channel: Arc<Channel>,
+        queue: mpsc::Receiver<Vec<u8>>,
+        upgrade: OnUpgrade,
+    ) {
+        let server = self.clone();
+        self.tasks.spawn(async move {
+            tracing::info!(event = "channel_open", channel = channel.id,
+                ident = %shown(channel.owner.identifier()), "channel opened");
+            let (end, ws) = match upgraded(upgrade).await {
+                Some(upgraded) => {
+                    let ws = accept(upgraded, Purpose::Control).await;
+                    // The server asks and the client acts; a NETunnel server, too, takes any known request
+                    // without doing anything.
+                    let handler = |id, message: Result<_, _>| match message {
+                        Ok(_) => channel.control.reply(id, None),
+                        Err(error) => {
+                            let error: super::wire::MessageError = error;
+                            channel.control.reply(id, Some(&error.to_string()));
+                        }
+                    };
+                    let (end, ws) =
+                        control::run(&channel.control, queue, ws, &channel.stop, handler).await;
+                    (end, Some(ws))
+                }
+                None => (ControlEnd::Lost, None),
+            };
+            // First the id: whatever comes from now on finds no channel.
+            server.channels().remove(&channel.id);
+            let reason = match end {
+                ControlEnd::Stopped(reason) => reason,
+                _ => StopReason::ChannelLost,
+            };
+            let timings = &server.settings.timings;
+            let part = async {
+                if let Some(ws) = ws {
+                    control::part(ws, &end, timings).await;
+                }
+            };
+            tokio::join!(part, channel.end(reason, timings));
+            tracing::info!(event = "channel_close", channel = channel.id,
+                ident = %shown(channel.owner.identifier()), reason = %end, "channel ended");
+        });
+    }
+
+    /// Serves a tunnel websocket, or says CLOSE to one that has no place: a client of NETunnel ends its whole
+    /// process if it gets anything but 101, so the refusal has to come after it.
+    pub(super) fn serve_tunnel(
+        self: &Arc<Self>,
+        caller: Identity,
+        channel_id: Option<u64>,
+        tunnel_id: Option<u64>,
+        upgrade: OnUpgrade,
+    ) {
+        let found = channel_id.zip(tunnel_id).and_then(|(channel, tunnel)| {
+            let channel = self.channel(&caller, channel)?;
+            let tunnel = channel.tunnel(tunnel)?;
+            Some((channel, tunnel))
+        });
+        let refusal = match &found {
+            _ if self.is_draining() => Some((CloseCode::Restart, "the daemon is stopping")),
+            None => Some((CloseCode::Policy, "no such tunnel")),
+            Some((_, tunnel)) if tunnel.life.retired.is_stopped() => {
+                Some((CloseCode::Policy, "no such tunnel"))
+            }
+            Some(_) => None,
+        };
+        let (Some((channel, tunnel)), None) = (found, refusal) else {
+            let (code, reason) = refusal.unwrap_or((CloseCode::Policy, "no such tunnel"));
+            return self.refuse(upgrade, code, reason);
+        };
+        let Some(slot) = self.slot() else {
+            return self.refuse(upgrade, CloseCode::Policy, "too many connections");
+        };
+        let context = Context { settings: self.settings.clone(), channel, tunnel, caller };
+        let tasks = context.tunnel.life.tasks.clone();
+        tasks.spawn(async move {
+            let _slot = slot;
+            if let Some(upgraded) = upgraded(upgrade).await {
+                context.serve(accept(upgraded, Purpose::Data).await).await;
+            }
+        });
+    }
+
+    fn slot(self: &Arc<Self>) -> Option<Slot> {
+        let limit = self.settings.limits.connections;
+        let take = |open: usize| (open < limit).then_some(open + 1);
+        self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        Some(Slot(self.clone()))
+    }
+
+    fn refuse(&self, upgrade: OnUpgrade, code: CloseCode, reason: &'static str) {
+        self.tasks.spawn(async move {
+            if let Some(upgraded) = upgraded(upgrade).await {
+                refuse(accept(upgraded, Purpose::Control).await, code, reason).await;
+            }
+        });
+    }
+}
+
+async fn upgraded(upgrade: OnUpgrade) -> Option<Upgraded> {
+    timeout(UPGRADE, upgrade).await.ok()?.ok()
+}
+
+/// From 1 to 2^53-1, which every JSON reader holds exactly. Random, so that ids tell nothing and cannot be
+/// guessed even where an identity is shared.
+fn random_id() -> u64 {
+    loop {
+        let mut bytes = [0; 8];
+        aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator works");
+        let id = u64::from_le_bytes(bytes) >> 11;
+        if id != 0 {
+            return id;
+        }
+    }
+}

@@ -1,0 +1,579 @@
+//! The copy loop: one TCP connection and one websocket, until both directions have ended.
+//!
+//! Entrance and exit, server and client use this one. It holds at most one queue of received data and one
+//! message being sent: when a side does not take more, the other side is not read, so a slow reader slows
+//! its sender down instead of filling memory. Setting up either end is the work of
+//! [`super::entrance`] and [`super::exit`].
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{Sink, Stream};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{self, Message};
+
+use super::settings::Timings;
+use super::stop::{Stop, StopReason};
+use super::transport::{CHUNK, WebSocket, close_message, error_code, farewell, reset};
+
+/// Received data that waits for the TCP side; beyond it the websocket is not read.
+const INBOUND_LIMIT: usize = CHUNK;
+
+/// "The other side was reset": only between ends that agreed on half-close.
+const CLOSE_RESET: u16 = 4001;
+
+/// Which end of the tunnel this connection is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// A program connected to us.
+    Entrance,
+    /// We connected to the destination.
+    Exit,
+}
+
+/// How to treat one connection.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub(super) side: Side,
+    /// Both ends agreed that an empty binary message ends one direction only.
+    pub(super) half_close: bool,
+    /// Send a ping after so much silence, so that proxies between keep the connection. Only clients do.
+    pub(super) ping: Option<Duration>,
+    pub(super) stall: Duration,
+    pub(super) linger: Duration,
+    pub(super) close: Duration,
+}
+
+impl Options {
+    pub(super) fn new(side: Side, half_close: bool, ping: bool, timings: &Timings) -> Self {
+        Self {
+            side,
+            half_close,
+            ping: ping.then_some(timings.ping),
+            stall: timings.stall,
+            linger: timings.linger,
+            close: timings.close,
+        }
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Everything that was accepted was delivered, then both sides were closed.
+    Clean,
+    /// The TCP side was reset; the websocket was abandoned.
+    TcpReset,
+    /// The websocket ended without an orderly CLOSE; the TCP side was reset.
+    Lost,
+    /// The other side broke the protocol; it got this close code.
+    Protocol(CloseCode),
+    /// A receiver took nothing until the stall timer ran out.
+    Stalled,
+    /// We were told to stop.
+    Stopped(StopReason),
+}
+
+/// What a connection carried and how it ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outcome {
+    /// Payload bytes from the TCP side to the websocket.
+    pub(super) sent: u64,
+    /// Payload bytes from the websocket to the TCP side.
+    pub(super) received: u64,
+    pub(super) end: End,
+}
+
+/// Copies in both directions until the end. `early` is what the websocket brought before the TCP side
+/// existed.
+pub(super) async fn run(
+    ws: WebSocket,
+    tcp: TcpStream,
+    early: Vec<Message>,
+    options: Options,
+    stop: &Stop,
+) -> Outcome {
+    let mut session = Session::new(ws, tcp, options);
+    for message in early {
+        session.on_message(message);
+    }
+    let mut stopped = Box::pin(stop.stopped());
+    let end = poll_fn(|cx| {
+        if session.stopped.is_none()
+            && let Poll::Ready(reason) = stopped.as_mut().poll(cx)
+        {
+            session.stop(reason);
+        }
+        session.poll(cx)
+    })
+    .await;
+    session.finish(end).await
+}
+
+/// What may still come from the websocket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Receiving {
+    Data,
+    /// The other side's direction has ended, by an empty message under half-close.
+    Ended,
+    /// CLOSE has arrived.
+    Closed,
+    /// The transport is gone without CLOSE.
+    Gone,
+}
+
+/// What may still be written to the TCP side.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Delivering {
+    Data,
+    /// FIN is sent.
+    Ended,
+    /// The program does not take any more; what comes for it is dropped.
+    Broken,
+}
+
+struct Session {
+    ws: WebSocket,
+    tcp: TcpStream,
+    options: Options,
+    receiving: Receiving,
+    delivering: Delivering,
+    /// Whether the TCP side may still be read.
+    reading: bool,
+    /// Whether the TCP side has reached its end, as opposed to being read no longer.
+    eof: bool,
+    /// Whether our CLOSE is queued or sent.
+    closing: bool,
+    /// Set when we were told to stop and the other side had not ended by itself.
+    stopped: Option<StopReason>,
+    /// When `closing`, `stopped` or `doomed` was set first.
+    ending_since: Instant,
+    /// Set when the rest is only a matter of saying so: the end to report.
+    doomed: Option<End>,
+    inbound: VecDeque<Bytes>,
+    inbound_bytes: usize,
+    /// End markers that wait until the websocket takes them.
+    outbound: VecDeque<Message>,
+    flushing: bool,
+    sent: u64,
+    received: u64,
+    /// When anything last moved, for the stall timer and the others.
+    moved: Instant,
+    /// When data last came from the websocket, for the linger timer.
+    heard: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Session {
+    fn new(ws: WebSocket, tcp: TcpStream, options: Options) -> Self {
+        let now = Instant::now();
+        Self {
+            ws,
+            tcp,
+            options,
+            receiving: Receiving::Data,
+            delivering: Delivering::Data,
+            reading: true,
+            eof: false,
+            closing: false,
+            stopped: None,
+            ending_since: now,
+            doomed: None,
+            inbound: VecDeque::new(),
+            inbound_bytes: 0,
+            outbound: VecDeque::new(),
+            flushing: false,
+            sent: 0,
+            received: 0,
+            moved: now,
+            heard: now,
+            timer: Box::pin(sleep_until(now)),
+        }
+    }
+
+    /// Says CLOSE with the reason; what the other side sent before its own CLOSE is still delivered.
+    fn stop(&mut self, reason: StopReason) {
+        self.stopped = Some(reason);
+        self.ending_since = Instant::now();
+        self.reading = false;
+        // Not 1000 for a connection that is cut: its end is not the end of its data.
+        self.queue_close(match reason {
+            StopReason::Deleted => CloseCode::Away,
+            other => other.close_code(),
+        });
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            let heard = self.poll_receive(cx);
+            let moved = self.poll_deliver(cx) | self.poll_send(cx);
+            if self.delivering == Delivering::Broken && !self.reading {
+                self.program_is_gone();
+            }
+            if let Some(end) = self.ended() {
+                return Poll::Ready(end);
+            }
+            if moved {
+                self.moved = Instant::now();
+            }
+            if moved || heard {
+                continue;
+            }
+            match self.poll_timer(cx) {
+                Poll::Ready(Some(end)) => return Poll::Ready(end),
+                // A timer changed the state: look at everything again.
+                Poll::Ready(None) => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Websocket to queue. Returns whether there was anything, like its two siblings.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> bool {
+        // The read side is polled in every state that can still see a CLOSE, except while the queue is full.
+        if matches!(self.receiving, Receiving::Closed | Receiving::Gone)
+            || self.inbound_bytes >= INBOUND_LIMIT
+        {
+            return false;
+        }
+        match Pin::new(&mut self.ws).poll_next(cx) {
+            Poll::Pending => return false,
+            Poll::Ready(Some(Ok(message))) => self.on_message(message),
+            Poll::Ready(Some(Err(error))) => self.on_error(&error),
+            Poll::Ready(None) => self.lose(),
+        }
+        true
+    }
+
+    /// The transport has ended; nothing more can be said.
+    fn lose(&mut self) {
+        self.receiving = Receiving::Gone;
+        self.reading = false;
+        self.outbound.clear();
+        self.flushing = false;
+    }
+
+    fn on_message(&mut self, message: Message) {
+        match message {
+            Message::Binary(data) if self.receiving == Receiving::Ended => {
+                // Nothing may follow the end of a direction, but an empty message changes nothing.
+                if !data.is_empty() {
+                    self.fail(CloseCode::Protocol);
+                }
+            }
+            Message::Binary(data) if data.is_empty() => {
+                if self.options.half_close {
+                    self.receiving = Receiving::Ended;
+                    self.close_when_both_ended();
+                }
+                // A peer without half-close sends it before its CLOSE; alone it means nothing.
+            }
+            Message::Binary(data) => {
+                self.heard = Instant::now();
+                self.moved = self.heard;
+                if self.delivering == Delivering::Data {
+                    self.inbound_bytes += data.len();
+                    self.inbound.push_back(data);
+                }
+            }
+            Message::Close(frame) => {
+                let code = frame.map_or(CloseCode::Normal, |frame| frame.code);
+                self.receiving = Receiving::Closed;
+                self.reading = false;
+                // The library answers a CLOSE by itself; the answer has to leave.
+                self.flushing = true;
+                self.outbound.clear();
+                let orderly = matches!(code, CloseCode::Normal | CloseCode::Status);
+                if orderly {
+                    // The other side's own CLOSE, not the echo of ours: its data is complete.
+                    self.stopped = None;
+                } else if !self.closing {
+                    self.doom(End::Lost);
+                }
+            }
+            // TEXT after the start is ignored, as NETunnel does; pings are answered by the library.
+            Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+        }
+    }
+
+    fn on_error(&mut self, error: &tungstenite::Error) {
+        match error_code(error) {
+            Some(code) if !self.closing => self.fail(code),
+            _ => self.lose(),
+        }
+    }
+
+    /// The other side broke the protocol: tell it, and end.
+    fn fail(&mut self, code: CloseCode) {
+        self.lose();
+        self.queue_close(code);
+        self.doom(End::Protocol(code));
+    }
+
+    /// Nothing is delivered any more; a queued CLOSE may still leave.
+    fn doom(&mut self, end: End) {
+        if self.doomed.is_none() {
+            self.doomed = Some(end);
+            self.ending_since = Instant::now();
+        }
+    }
+
+    /// Queue to TCP.
+    fn poll_deliver(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        while self.delivering == Delivering::Data
+            && let Some(front) = self.inbound.front_mut()
+        {
+            match Pin::new(&mut self.tcp).poll_write(cx, front) {
+                Poll::Ready(Ok(written)) => {
+                    moved = true;
+                    self.received += written as u64;
+                    self.inbound_bytes -= written;
+                    front.advance(written);
+                    if front.is_empty() {
+                        self.inbound.pop_front();
+                    }
+                }
+                Poll::Ready(Err(_)) => {
+                    // The program takes nothing any more. What it sent before is still in the socket and
+                    // goes on to the other side; reading then ends with EOF or with the reset itself.
+                    self.delivering = Delivering::Broken;
+                    self.inbound.clear();
+                    self.inbound_bytes = 0;
+                    return true;
+                }
+                Poll::Pending => return moved,
+            }
+        }
+        if self.delivering == Delivering::Data
+            && self.inbound.is_empty()
+            && self.receiving == Receiving::Ended
+            && let Poll::Ready(result) = Pin::new(&mut self.tcp).poll_shutdown(cx)
+        {
+            self.delivering = if result.is_ok() { Delivering::Ended } else { Delivering::Broken };
+            moved = true;
+        }
+        moved
+    }
+
+    /// TCP to websocket, and whatever else has to leave through the websocket.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> bool {
+        match self.try_send(cx) {
+            Poll::Ready(Ok(moved)) => moved,
+            Poll::Ready(Err(_)) => {
+                // Writing failed; what came in before may still be read, and reading finds the end.
+                self.outbound.clear();
+                self.flushing = false;
+                self.reading = false;
+                let was_open = !matches!(self.receiving, Receiving::Gone | Receiving::Closed);
+                if was_open && !self.closing {
+                    self.doom(End::Lost);
+                }
+                self.closing = true;
+                was_open
+            }
+            Poll::Pending => false,
+        }
+    }
+
+    fn try_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, tungstenite::Error>> {
+        let mut moved = false;
+        if self.flushing {
+            ready!(Pin::new(&mut self.ws).poll_flush(cx))?;
+            self.flushing = false;
+            moved = true;
+        }
+        while !self.outbound.is_empty() {
+            ready!(Pin::new(&mut self.ws).poll_ready(cx))?;
+            let message = self.outbound.pop_front().expect("checked above");
+            Pin::new(&mut self.ws).start_send(message)?;
+            self.flushing = true;
+            moved = true;
+        }
+        if self.reading {
+            // First room in the websocket, then a read: nothing is taken that cannot be passed on.
+            ready!(Pin::new(&mut self.ws).poll_ready(cx))?;
+            if self.tcp.poll_read_ready(cx).is_ready() {
+                // Allocated only now that something is there: a silent connection holds no buffer.
+                let mut chunk = BytesMut::with_capacity(CHUNK);
+                match self.tcp.try_read_buf(&mut chunk) {
+                    Ok(0) => self.on_eof(),
+                    Ok(length) => {
+                        self.sent += length as u64;
+                        Pin::new(&mut self.ws).start_send(Message::Binary(chunk.freeze()))?;
+                        self.flushing = true;
+                    }
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(_) => self.on_reset(),
+                }
+                moved = true;
+            }
+        }
+        if self.flushing && Pin::new(&mut self.ws).poll_flush(cx)?.is_ready() {
+            self.flushing = false;
+        }
+        Poll::Ready(Ok(moved))
+    }
+
+    /// The program has sent everything.
+    fn on_eof(&mut self) {
+        self.reading = false;
+        self.eof = true;
+        self.heard = Instant::now();
+        // The marker comes before the CLOSE also towards peers without half-close, as NETunnel sends it.
+        self.outbound.push_back(Message::Binary(Bytes::new()));
+        if self.options.half_close {
+            self.close_when_both_ended();
+        } else if self.options.side == Side::Exit {
+            // Waiting would only delay the client's EOF: without half-close both directions end here.
+            self.queue_close(CloseCode::Normal);
+        }
+        // An entrance waits for the rest of the answer: see the linger timer.
+    }
+
+    /// The program's connection was reset.
+    fn on_reset(&mut self) {
+        self.reading = false;
+        self.delivering = Delivering::Broken;
+        if self.options.half_close {
+            self.queue_close(CloseCode::from(CLOSE_RESET));
+        }
+        // Without half-close no code says "reset": dropping the transport without CLOSE does.
+        self.doom(End::TcpReset);
+    }
+
+    /// The program takes nothing any more and has sent all that it will.
+    fn program_is_gone(&mut self) {
+        let code = if self.options.half_close && self.receiving == Receiving::Data {
+            CloseCode::from(CLOSE_RESET)
+        } else {
+            CloseCode::Normal
+        };
+        self.queue_close(code);
+    }
+
+    fn close_when_both_ended(&mut self) {
+        if !self.reading && self.receiving == Receiving::Ended {
+            self.queue_close(CloseCode::Normal);
+        }
+    }
+
+    fn queue_close(&mut self, code: CloseCode) {
+        if !self.closing && self.receiving != Receiving::Closed {
+            if self.stopped.is_none() {
+                self.ending_since = Instant::now();
+            }
+            self.closing = true;
+            self.outbound.push_back(close_message(code, ""));
+        }
+    }
+
+    fn ended(&mut self) -> Option<End> {
+        let said = self.outbound.is_empty() && !self.flushing;
+        if let Some(end) = self.doomed {
+            // Nothing left to deliver; only our own CLOSE should still leave.
+            return said.then_some(end);
+        }
+        match self.receiving {
+            Receiving::Gone if !self.closing => Some(End::Lost),
+            // Everything that came before the CLOSE is delivered, however long the program takes.
+            Receiving::Gone | Receiving::Closed if self.inbound.is_empty() && said => {
+                Some(self.stopped.map_or(End::Clean, End::Stopped))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether something is held that a side does not take.
+    fn blocked(&self) -> bool {
+        !self.inbound.is_empty() || !self.outbound.is_empty() || self.flushing
+    }
+
+    /// The program has ended and only the rest of the answer is waited for.
+    fn lingers(&self) -> bool {
+        !self.reading && !self.options.half_close && !self.closing
+    }
+
+    /// When something has to happen although nothing moves.
+    fn deadline(&self) -> Option<Instant> {
+        if self.doomed.is_some() || self.stopped.is_some() {
+            return Some(self.ending_since + self.options.close);
+        }
+        if self.blocked() {
+            return Some(self.moved + self.options.stall);
+        }
+        if self.closing {
+            return Some(self.ending_since + self.options.close);
+        }
+        if self.lingers() {
+            return Some(self.heard + self.options.linger);
+        }
+        self.options.ping.map(|interval| self.moved + interval)
+    }
+
+    /// `Ready(Some)`: the session is over; `Ready(None)`: look again; `Pending`: the timer is armed.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
+        let Some(deadline) = self.deadline() else { return Poll::Pending };
+        // The clock decides, not the timer: under load the runtime may hold the timer back.
+        if Instant::now() < deadline {
+            // Armed too early is fine, it is then armed again; so a busy connection rarely touches its timer.
+            if deadline < self.timer.deadline() {
+                self.timer.as_mut().reset(deadline);
+            }
+            ready!(self.timer.as_mut().poll(cx));
+            self.timer.as_mut().reset(deadline);
+            ready!(self.timer.as_mut().poll(cx));
+        }
+        self.expire()
+    }
+
+    fn expire(&mut self) -> Poll<Option<End>> {
+        if let Some(end) = self.doomed {
+            return Poll::Ready(Some(end));
+        }
+        if let Some(reason) = self.stopped {
+            return Poll::Ready(Some(End::Stopped(reason)));
+        }
+        if self.blocked() {
+            return Poll::Ready(Some(End::Stalled));
+        }
+        if self.closing {
+            // The other side never answered our CLOSE; all that it sent is delivered.
+            return Poll::Ready(Some(End::Clean));
+        }
+        if self.lingers() {
+            self.queue_close(CloseCode::Normal);
+        } else {
+            self.moved = Instant::now();
+            self.outbound.push_back(Message::Ping(Bytes::new()));
+        }
+        Poll::Ready(None)
+    }
+
+    async fn finish(mut self, end: End) -> Outcome {
+        let outcome = Outcome { sent: self.sent, received: self.received, end };
+        match end {
+            End::Clean => {
+                // A program that is still sending would get RST for bytes that nobody reads, and with it lose
+                // what was delivered but not yet read.
+                if !self.eof {
+                    farewell(&mut self.tcp, self.options.close).await;
+                }
+            }
+            End::Protocol(_) => {
+                reset(self.tcp);
+                farewell(self.ws.get_mut(), self.options.close).await;
+            }
+            // A cut stream must not look complete to the program.
+            _ => reset(self.tcp),
+        }
+        outcome
+    }
+}

@@ -1,0 +1,620 @@
+//! The tunnel server against raw clients: routes, control channel, data plane, limits, drain.
+//!
+//! Names end with the ids that they prove: `a18` is example A18 of the protocol's description, `w2` is a hazard of
+//! the reliability requirements.
+
+mod tunnel_harness;
+
+use std::time::Duration;
+
+use bson::rawdoc;
+use futures_util::SinkExt;
+use jwtunnel::auth::Mode;
+use jwtunnel::secret::Secret;
+use jwtunnel::tunnel::wire::{self, Packet};
+use jwtunnel::tunnel::{Census, Limits, Policy, Settings, Timings};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+use tunnel_harness::*;
+
+fn settings() -> Settings {
+    Settings { timings: quick(), ..Settings::default() }
+}
+
+#[tokio::test]
+async fn routes_and_their_errors_a1_a2_a3_a4() {
+    let bench = Bench::open(settings()).await;
+    let version = bench.get("/version").await;
+    assert_eq!((version.status, version.text.as_str()), (200, "1.0.13"));
+    assert!(version.kind.starts_with("text/plain"), "{version:?}");
+    let head = bench.send("HEAD", "/version", "", "").await;
+    assert_eq!((head.status, head.text.as_str()), (200, ""));
+    // A client whose URL ends in a slash joins it with a path that begins with one.
+    assert_eq!(bench.get("//version").await.text, "1.0.13");
+    for path in [
+        "/nope",
+        "/version/",
+        "/peers",
+        "/peers/1",
+        "/config/http-proxy",
+        "/",
+        "/channels/x/connect",
+    ] {
+        let answer = bench.get(path).await;
+        assert_eq!((answer.status, answer.text.as_str()), (404, "404: Not Found"), "{path}");
+    }
+    assert_eq!(bench.post("/authenticate", &json!({})).await.status, 404);
+    let wrong = bench.post("/version", &json!({})).await;
+    assert_eq!((wrong.status, wrong.text.as_str()), (405, "405: Method Not Allowed"));
+}
+
+#[tokio::test]
+async fn channels_are_created_with_random_ids_a5_a6_a7_a8_w2() {
+    let bench = Bench::open(settings()).await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let answer = bench.post("/channels", &json!({"version": "1.0.13", "extra": 1})).await;
+        assert_eq!(answer.kind, "application/json; charset=utf-8");
+        assert_eq!(answer.json()["version"], "1.0.13");
+        ids.push(answer.json()["channel_id"].as_u64().unwrap());
+    }
+    assert_ne!(ids[0], ids[1]);
+    assert!(ids.iter().all(|id| (1..1 << 53).contains(id)), "{ids:?}");
+    assert!(bench.post("/channels", &json!({})).await.error(400).contains("version"));
+    for body in ["", "{", "null", "[]", "1"] {
+        bench.send("POST", "/channels", "", body).await.error(400);
+    }
+    let null = bench.post("/channels", &json!({"version": null})).await;
+    assert_eq!(null.status, 200, "{null:?}");
+    let large = format!("{{\"version\": \"{}\"}}", "x".repeat(1024 * 1024));
+    bench.send("POST", "/channels", "", &large).await.error(413);
+}
+
+#[tokio::test]
+async fn the_control_websocket_exists_once_a9_a10_a11_a12_a13() {
+    let bench = Bench::open(settings()).await;
+    assert_eq!(bench.refused("/channels/999/connect", "").await, 404);
+    let (id, mut control) = bench.channel("").await;
+    let plain = bench.get(&format!("/channels/{id}/connect")).await;
+    assert_eq!(plain.status, 400);
+    assert!(plain.text.starts_with("No WebSocket UPGRADE hdr: None\n"), "{plain:?}");
+    assert_eq!(bench.refused(&format!("/channels/{id}/connect"), "").await, 409);
+    text(&mut control, "not protocol").await;
+    control.send(Message::Ping(b"hi".to_vec().into())).await.unwrap();
+    let pong = futures_util::StreamExt::next(&mut control).await.unwrap().unwrap();
+    assert_eq!(pong, Message::Pong(b"hi".to_vec().into()));
+    control.close(None).await.unwrap();
+    bench.settles(Census::default()).await;
+    assert_eq!(bench.refused(&format!("/channels/{id}/connect"), "").await, 404);
+}
+
+#[tokio::test]
+async fn control_messages_are_answered_a15_a16_w17() {
+    let bench = Bench::open(settings()).await;
+    let (_, mut control) = bench.channel("").await;
+    binary(&mut control, &wire::encode_response(77, None)).await;
+    let known = rawdoc! {
+        "_type": "message", "_identifier": 5_i64, "data": { "tunnel_id": 1_i64 },
+        "message_type": { "__Messages__": "TUNNEL_SERVER_TO_CLIENT_NEW_CONNECTION" },
+    };
+    binary(&mut control, known.as_bytes()).await;
+    let Some(Message::Binary(reply)) = next(&mut control).await else { panic!("no reply") };
+    assert_eq!(wire::decode(&reply), Ok(Packet::Response { id: 5, result: Ok(()) }));
+    let unknown = rawdoc! {
+        "_type": "message", "_identifier": 6, "data": {},
+        "message_type": { "__Messages__": "MAKE_COFFEE" },
+    };
+    binary(&mut control, unknown.as_bytes()).await;
+    let Some(Message::Binary(reply)) = next(&mut control).await else { panic!("no reply") };
+    let Ok(Packet::Response { id: 6, result: Err(error) }) = wire::decode(&reply) else {
+        panic!("no error reply")
+    };
+    assert!(error.contains("MAKE_COFFEE"), "{error}");
+}
+
+#[tokio::test]
+async fn garbage_ends_the_channel_and_its_id_a14() {
+    let bench = Bench::open(settings()).await;
+    for (garbage, code) in [(vec![0xff; 40], 1002), (vec![0; 64 * 1024 + 1], 1009)] {
+        let (id, mut control) = bench.channel("").await;
+        binary(&mut control, &garbage).await;
+        assert_eq!(close_code(&mut control).await, Some(code));
+        let wish = json!({"exit_address": "127.0.0.1", "exit_port": 22, "reverse": false});
+        bench.post(&format!("/channels/{id}/tunnels"), &wish).await.error(404);
+    }
+    bench.settles(Census::default()).await;
+}
+
+#[tokio::test]
+async fn forward_tunnels_and_refusals_a18_a19_a22_a23_a24_w3() {
+    let bench = Bench::open(settings()).await;
+    let (id, _control) = bench.channel("").await;
+    let path = format!("/channels/{id}/tunnels");
+    let wish =
+        |address, port| json!({"exit_address": address, "exit_port": port, "reverse": false});
+    for (port, tunnel) in [(json!(22), 1), (json!("22"), 2)] {
+        let answer = bench.post(&path, &wish(json!("127.0.0.1"), port)).await;
+        assert_eq!(answer.json(), json!({"tunnel_id": tunnel}));
+    }
+    let denied = bench.post(&path, &wish(json!("localhost"), json!(22))).await;
+    assert_eq!(denied.error(403), "Address localhost is not allowed as a tunnel destination");
+    for port in [json!(" 22"), json!(22.5), json!(true), json!(null), json!(0), json!(65_536)] {
+        let error = bench.post(&path, &wish(json!("127.0.0.1"), port.clone())).await.error(403);
+        assert!(error.starts_with("Port 127.0.0.1:"), "{port}: {error}");
+    }
+    // The daemon's own listener, although every port is allowed.
+    let own = bench.address.port();
+    let error = bench.post(&path, &wish(json!("127.0.0.1"), json!(own))).await.error(403);
+    assert_eq!(error, format!("Port 127.0.0.1:{own} is not allowed as a tunnel destination"));
+    for body in [
+        json!({"exit_address": "127.0.0.1", "exit_port": 22}),
+        json!({"exit_port": 22, "reverse": false}),
+        json!({"exit_address": "127.0.0.1", "reverse": false}),
+        json!({"exit_address": 1, "exit_port": 22, "reverse": false}),
+        json!({"exit_address": "127.0.0.1", "exit_port": [], "reverse": false}),
+        json!({"exit_address": "127.0.0.1", "exit_port": 22, "reverse": false, "x": 1}),
+    ] {
+        bench.post(&path, &body).await.error(400);
+    }
+    bench.post("/channels/999/tunnels", &wish(json!("127.0.0.1"), json!(22))).await.error(404);
+    let unconnected = bench.post("/channels", &json!({"version": "1"})).await.json();
+    let path = format!("/channels/{}/tunnels", unconnected["channel_id"]);
+    bench.post(&path, &wish(json!("127.0.0.1"), json!(22))).await.error(409);
+}
+
+#[tokio::test]
+async fn the_configured_list_holds_a20_a21() {
+    let list = [("127.0.0.1", "22, 23"), ("::1", "")].map(|(a, p)| (a.to_owned(), p.to_owned()));
+    let policy = Policy::from_allowed_destinations(&list.into()).unwrap();
+    let bench = Bench::open(Settings { policy, ..settings() }).await;
+    let (id, _control) = bench.channel("").await;
+    let ask = async |address: &str, port: u16| {
+        let wish = json!({"exit_address": address, "exit_port": port, "reverse": false});
+        bench.post(&format!("/channels/{id}/tunnels"), &wish).await
+    };
+    assert_eq!(ask("127.0.0.1", 23).await.status, 200);
+    assert_eq!(
+        ask("127.0.0.1", 24).await.error(403),
+        "Port 127.0.0.1:24 is not allowed as a tunnel destination"
+    );
+    ask("::1", 22).await.error(403);
+}
+
+#[tokio::test]
+async fn data_goes_both_ways_and_ends_a27_a28_a32() {
+    let bench = Bench::open(settings()).await;
+    let port = service(async |mut stream: TcpStream| {
+        let mut five = [0; 5];
+        stream.read_exact(&mut five).await.unwrap();
+        stream.write_all(&five).await.unwrap();
+    })
+    .await;
+    let (id, _control) = bench.forward(port).await;
+    let mut ws = bench.data(id).await;
+    text(&mut ws, "pasten").await;
+    binary(&mut ws, b"dat").await;
+    // Towards a client without half-close an empty message means nothing.
+    binary(&mut ws, b"").await;
+    binary(&mut ws, b"a1").await;
+    assert_eq!(next(&mut ws).await, Some(Message::Binary(b"data1".to_vec().into())));
+    assert_eq!(next(&mut ws).await, Some(Message::Binary(Vec::new().into())));
+    assert_eq!(close_code(&mut ws).await, Some(1000));
+}
+
+#[tokio::test]
+async fn a_closed_port_and_a_wrong_start_a29_a30_a31() {
+    let bench = Bench::open(settings()).await;
+    let (id, _control) = bench.forward(closed_port().await).await;
+    let mut ws = bench.data(id).await;
+    text(&mut ws, "pasten").await;
+    let Some(Message::Close(Some(frame))) = next(&mut ws).await else { panic!("no CLOSE") };
+    assert_eq!(u16::from(frame.code), 1000);
+
+    let contacted = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (id, _control) = bench.forward(contacted.local_addr().unwrap().port()).await;
+    for first in [Message::Binary(b"pasten".to_vec().into()), Message::Text("PASTEN".into())] {
+        let mut ws = bench.data(id).await;
+        ws.send(first).await.unwrap();
+        assert_eq!(close_code(&mut ws).await, Some(1002));
+    }
+    assert!(timeout(Duration::from_millis(50), contacted.accept()).await.is_err());
+
+    let (id, _control) = bench.forward(echo().await).await;
+    let mut ws = bench.data(id).await;
+    text(&mut ws, "pasten").await;
+    let _ = ws.send(Message::Binary(vec![0; 4 * 1024 * 1024 + 1].into())).await;
+    assert_eq!(close_code(&mut ws).await, Some(1009));
+}
+
+#[tokio::test]
+async fn what_does_not_exist_gets_101_and_close_1008_a25_a33() {
+    let bench = Bench::open(settings()).await;
+    let (id, _control) = bench.forward(22).await;
+    let huge = "9".repeat(40);
+    for path in [
+        "/channels/999/tunnels/1/connect".to_owned(),
+        format!("/channels/{id}/tunnels/9/connect"),
+        format!("/channels/{id}/tunnels/{huge}/connect"),
+    ] {
+        let mut ws = bench.websocket(&path, "").await.unwrap();
+        assert_eq!(close_code(&mut ws).await, Some(1008), "{path}");
+        assert_eq!(next(&mut ws).await, None, "{path}");
+    }
+    for path in ["/channels/999/tunnels/9".to_owned(), format!("/channels/{id}/tunnels/9")] {
+        let error = bench.delete(&path, &json!({})).await.error(404);
+        assert_eq!(error, "tunnel_id `9` does not exists");
+    }
+}
+
+#[tokio::test]
+async fn a_channel_exists_for_its_owner_alone_w2() {
+    let bench = Bench::with_tokens(settings()).await;
+    let (alice, mallory) = (token("alice"), token("mallory"));
+    let (id, _control) = bench.channel(&alice).await;
+    let wish = json!({"exit_address": "127.0.0.1", "exit_port": 22, "reverse": false}).to_string();
+    let tunnels = format!("/channels/{id}/tunnels");
+    assert_eq!(bench.send("POST", &tunnels, &alice, &wish).await.status, 200);
+
+    bench.send("POST", &tunnels, &mallory, &wish).await.error(404);
+    bench.send("DELETE", &format!("{tunnels}/1"), &mallory, "{}").await.error(404);
+    assert_eq!(bench.refused(&format!("/channels/{id}/connect"), &mallory).await, 404);
+    let mut ws = bench.websocket(&format!("{tunnels}/1/connect"), &mallory).await.unwrap();
+    assert_eq!(close_code(&mut ws).await, Some(1008));
+
+    // Another token of the same caller is the same caller.
+    let again = token_with(&json!({"sub": "alice", "exp": 99_999_999_999_u64}));
+    assert_eq!(bench.send("POST", &tunnels, &again, &wish).await.json()["tunnel_id"], 2);
+}
+
+#[tokio::test]
+async fn every_route_wants_a_good_token_w1() {
+    let bench = Bench::with_tokens(settings()).await;
+    let expired = token_with(&json!({"identifier": "a", "exp": 1}));
+    let nobody = token_with(&json!({"exp": 99_999_999_999_u64}));
+    let endless = token_with(&json!({"identifier": "a"}));
+    let mut tampered = token("a");
+    tampered.replace_range(tampered.len() - 3.., "AAA");
+    for bad in ["", "garbage", &expired, &nobody, &endless, &tampered] {
+        for (method, path) in [
+            ("GET", "/version"),
+            ("POST", "/channels"),
+            ("POST", "/channels/1/tunnels"),
+            ("DELETE", "/channels/1/tunnels/1"),
+            ("GET", "/channels/1/connect"),
+            ("GET", "/channels/1/tunnels/1/connect"),
+        ] {
+            let answer = bench.send(method, path, bad, "{}").await;
+            assert_eq!(answer.status, 401, "{method} {path}");
+            assert!(answer.json()["error"].is_string(), "{answer:?}");
+        }
+        assert_eq!(bench.refused("/channels/1/tunnels/1/connect", bad).await, 401);
+    }
+    assert_eq!(bench.send("GET", "/version", &token("a"), "").await.text, "1.0.13");
+}
+
+#[tokio::test]
+async fn the_shared_secret_buys_a_token() {
+    let bench = Bench::start(settings(), Mode::Secret(Secret::new("hunter2-hunter2"))).await;
+    let answer = bench.get("/version").await;
+    assert_eq!((answer.status, answer.text.as_str()), (403, "403: Forbidden"));
+    let wrong = bench.post("/authenticate", &json!({"secret": "wrong"})).await;
+    assert_eq!((wrong.status, wrong.text.as_str()), (403, "403: Forbidden"));
+    let sold = bench.post("/authenticate", &json!({"secret": "hunter2-hunter2"})).await.json();
+    let token = sold["token"].as_str().unwrap();
+    assert_eq!(bench.send("GET", "/version", token, "").await.text, "1.0.13");
+}
+
+#[tokio::test]
+async fn web_pages_open_no_websocket_w21() {
+    let settings = Settings { allowed_origins: vec!["https://ok.example".into()], ..settings() };
+    let bench = Bench::open(settings).await;
+    let (id, _control) = bench.forward(22).await;
+    for (origin, status) in
+        [("https://evil.example", "403"), ("null", "403"), ("https://ok.example", "101")]
+    {
+        let head =
+            raw_upgrade(&bench, &format!("/channels/{id}/tunnels/1/connect"), origin, b"").await.0;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{origin}: {head}");
+    }
+}
+
+/// Sends an upgrade request by hand, with `early` right behind it; gives the head and the open connection.
+async fn raw_upgrade(bench: &Bench, path: &str, origin: &str, early: &[u8]) -> (String, TcpStream) {
+    let mut stream = dial(bench.address).await;
+    let origin = if origin.is_empty() { String::new() } else { format!("Origin: {origin}\r\n") };
+    let mut request = format!(
+        "GET {path} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{origin}\r\n"
+    )
+    .into_bytes();
+    request.extend_from_slice(early);
+    stream.write_all(&request).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(LIMIT, stream.read_u8()).await.unwrap().unwrap());
+    }
+    (String::from_utf8(head).unwrap(), stream)
+}
+
+#[tokio::test]
+async fn frames_behind_the_upgrade_request_are_kept_w19() {
+    let bench = Bench::open(settings()).await;
+    let (id, _control) = bench.forward(echo().await).await;
+    // TEXT "pasten" and BINARY "x", masked with zeros.
+    let early = b"\x81\x86\0\0\0\0pasten\x82\x81\0\0\0\0x";
+    let path = format!("/channels/{id}/tunnels/1/connect");
+    let (head, mut stream) = raw_upgrade(&bench, &path, "", early).await;
+    // The whole values: the original's library compares them.
+    let lower = head.to_ascii_lowercase();
+    assert!(lower.contains("\r\nupgrade: websocket\r\n"), "{head}");
+    assert!(lower.contains("\r\nconnection: upgrade\r\n"), "{head}");
+    assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "RFC 6455 §1.3: {head}");
+    let mut frame = [0; 3];
+    timeout(LIMIT, stream.read_exact(&mut frame)).await.unwrap().unwrap();
+    assert_eq!(&frame, b"\x82\x01x");
+}
+
+#[tokio::test]
+async fn a_reverse_tunnel_asks_for_websockets_a37_a40() {
+    let timings = Timings { feed: Duration::from_millis(200), ..quick() };
+    let bench = Bench::open(Settings { timings, ..settings() }).await;
+    let (id, mut control) = bench.channel("").await;
+    let wish = json!({"entrance_address": "127.0.0.1", "entrance_port": null, "reverse": true});
+    let answer = bench.post(&format!("/channels/{id}/tunnels"), &wish).await.json();
+    assert_eq!(answer["tunnel_id"], 1);
+    let port = u16::try_from(answer["entrance_port"].as_u64().unwrap()).unwrap();
+
+    // Refused, so it asks again after a while.
+    for number in 1..=2 {
+        let Some(Message::Binary(request)) = next(&mut control).await else { panic!("no request") };
+        let message = wire::Message::NewConnection { tunnel_id: 1 };
+        assert_eq!(request, wire::encode_message(number, message));
+        let error = (number == 1).then_some("not now");
+        binary(&mut control, &wire::encode_response(number, error)).await;
+    }
+    let mut program = dial(([127, 0, 0, 1], port).into()).await;
+    program.write_all(b"from the program").await.unwrap();
+    let mut ws = bench.data(id).await;
+    assert_eq!(next(&mut ws).await, Some(Message::Text("pasten".into())));
+    assert_eq!(next(&mut ws).await, Some(Message::Binary(b"from the program".to_vec().into())));
+    binary(&mut ws, b"answer").await;
+    let mut answer = [0; 6];
+    program.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"answer");
+}
+
+#[tokio::test]
+async fn a_dead_websocket_costs_no_connection() {
+    let timings = Timings { feed: Duration::from_millis(200), ..quick() };
+    let bench = Bench::open(Settings { timings, ..settings() }).await;
+    let (id, _control) = bench.channel("").await;
+    let wish = json!({"entrance_address": "localhost", "entrance_port": 0, "reverse": true});
+    let answer = bench.post(&format!("/channels/{id}/tunnels"), &wish).await.json();
+    let port = u16::try_from(answer["entrance_port"].as_u64().unwrap()).unwrap();
+    drop(bench.data(id).await);
+    let mut program = dial(([127, 0, 0, 1], port).into()).await;
+    program.write_all(b"x").await.unwrap();
+    let mut ws = bench.data(id).await;
+    assert_eq!(next(&mut ws).await, Some(Message::Text("pasten".into())));
+    assert_eq!(next(&mut ws).await, Some(Message::Binary(b"x".to_vec().into())));
+}
+
+#[tokio::test]
+async fn reverse_binds_are_restricted_w7() {
+    let bench = Bench::open(settings()).await;
+    let (id, _control) = bench.channel("").await;
+    let ask = async |address: &str, port: u16| {
+        let wish = json!({"entrance_address": address, "entrance_port": port, "reverse": true});
+        bench.post(&format!("/channels/{id}/tunnels"), &wish).await
+    };
+    let own = bench.address.port();
+    for (address, port) in [
+        ("0.0.0.0", 20_000),
+        ("127.0.0.2", 20_000),
+        ("::1", 20_000),
+        ("127.0.0.1", 1023),
+        ("127.0.0.1", own),
+        ("example.com", 20_000),
+        ("127.1", 20_000),
+    ] {
+        let error = ask(address, port).await.error(403);
+        assert_eq!(error, format!("Address {address}:{port} is not allowed as a tunnel entrance"));
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let error = ask("127.0.0.1", port).await.error(409);
+    assert!(error.contains(&format!("('127.0.0.1', {port}): address already in use")), "{error}");
+    // Nothing is left of the attempt: the next tunnel is the first.
+    drop(taken);
+    assert_eq!(ask("127.0.0.1", port).await.json()["tunnel_id"], 1);
+}
+
+#[tokio::test]
+async fn deletion_with_force_is_immediate_a26_a41() {
+    let bench = Bench::open(settings()).await;
+    let (id, mut control) = bench.forward(echo().await).await;
+    let mut idle = bench.data(id).await;
+    let mut active = bench.data(id).await;
+    text(&mut active, "pasten").await;
+    binary(&mut active, b"x").await;
+    next(&mut active).await;
+    let path = format!("/channels/{id}/tunnels/1");
+    bench.send("DELETE", &path, "", "").await.error(400);
+    bench.delete(&path, &json!({"force": 1})).await.error(400);
+    let closing = async { (close_code(&mut idle).await, close_code(&mut active).await) };
+    let force = json!({"force": true});
+    let (answer, codes) = tokio::join!(bench.delete(&path, &force), closing);
+    assert_eq!((answer.status, answer.text.as_str()), (200, ""));
+    assert_eq!(answer.kind, "application/json");
+    assert_eq!(codes, (Some(1000), Some(1001)));
+    bench.delete(&path, &json!({})).await.error(404);
+    control.send(Message::Ping(Vec::new().into())).await.unwrap();
+    bench.settles(Census { channels: 1, tasks: 2, ..Census::default() }).await;
+}
+
+#[tokio::test]
+async fn deletion_without_force_waits_for_connections() {
+    let bench = Bench::open(settings()).await;
+    let (id, _control) = bench.forward(echo().await).await;
+    let mut idle = bench.data(id).await;
+    let mut active = bench.data(id).await;
+    text(&mut active, "pasten").await;
+    binary(&mut active, b"x").await;
+    next(&mut active).await;
+    let (path, body) = (format!("/channels/{id}/tunnels/1"), json!({}));
+    let mut deleting = std::pin::pin!(bench.delete(&path, &body));
+    let mut late = tokio::select! {
+        answer = &mut deleting => panic!("answered early: {answer:?}"),
+        // Waiting websockets are closed at once, and new ones find no tunnel.
+        code = close_code(&mut idle) => {
+            assert_eq!(code, Some(1000));
+            bench.data(id).await
+        }
+    };
+    assert_eq!(close_code(&mut late).await, Some(1008));
+    binary(&mut active, b"still alive").await;
+    let alive = async {
+        assert_eq!(next(&mut active).await, Some(Message::Binary(b"still alive".to_vec().into())));
+        active.close(None).await.unwrap();
+        close_code(&mut active).await;
+    };
+    let (answer, ()) = tokio::join!(&mut deleting, alive);
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[tokio::test]
+async fn nothing_outlives_its_channel_a42_a43_w8_w9() {
+    let bench = Bench::open(settings()).await;
+    for orderly in [true, false] {
+        let (id, mut control) = bench.forward(echo().await).await;
+        let reverse =
+            json!({"entrance_address": "127.0.0.1", "entrance_port": null, "reverse": true});
+        let answer = bench.post(&format!("/channels/{id}/tunnels"), &reverse).await.json();
+        let port = u16::try_from(answer["entrance_port"].as_u64().unwrap()).unwrap();
+        let mut active = bench.data(id).await;
+        text(&mut active, "pasten").await;
+        binary(&mut active, b"x").await;
+        next(&mut active).await;
+        let mut idle = bench.data(id).await;
+        if orderly {
+            control.close(None).await.unwrap();
+        } else {
+            control.get_mut().set_zero_linger().unwrap();
+            drop(control);
+        }
+        assert_eq!(close_code(&mut idle).await, Some(1001));
+        assert_eq!(close_code(&mut active).await, Some(1001));
+        bench.settles(Census::default()).await;
+        // The port is free again.
+        TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_channel_that_is_never_connected_expires() {
+    let timings = Timings { unconnected_channel: Duration::from_millis(50), ..quick() };
+    let bench = Bench::open(Settings { timings, ..settings() }).await;
+    let id = bench.post("/channels", &json!({"version": "1"})).await.json()["channel_id"].clone();
+    bench.settles(Census::default()).await;
+    assert_eq!(bench.refused(&format!("/channels/{id}/connect"), "").await, 404);
+    // One that is connected stays.
+    let (_, mut control) = bench.channel("").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(bench.server.census().channels, 1);
+    control.close(None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_pinged_and_then_dead_w8() {
+    let timings = Timings {
+        ping: Duration::from_millis(50),
+        dead_after: Duration::from_millis(400),
+        ..quick()
+    };
+    let bench = Bench::open(Settings { timings, ..settings() }).await;
+    let (_, mut answering) = bench.channel("").await;
+    let reading = tokio::spawn(async move {
+        let mut pings = 0;
+        while let Some(Ok(message)) = futures_util::StreamExt::next(&mut answering).await {
+            pings += usize::from(message.is_ping());
+            if pings == 20 {
+                break;
+            }
+        }
+        (pings, answering)
+    });
+    // Connected, but never reads, so no pong leaves it.
+    let (_, silent) = bench.channel("").await;
+    let (pings, _answering) = timeout(LIMIT, reading).await.unwrap().unwrap();
+    assert_eq!(pings, 20);
+    eventually("the silent channel ends", || bench.server.census().channels == 1).await;
+    drop(silent);
+}
+
+#[tokio::test]
+async fn limits_hold_at_their_number() {
+    let limits = Limits { channels: 2, tunnels_per_channel: 2, connections: 2 };
+    let bench = Bench::open(Settings { limits, ..settings() }).await;
+    let (id, _control) = bench.forward(echo().await).await;
+    let wish = json!({"exit_address": "127.0.0.1", "exit_port": 22, "reverse": false});
+    let path = format!("/channels/{id}/tunnels");
+    assert_eq!(bench.post(&path, &wish).await.status, 200);
+    bench.post(&path, &wish).await.error(429);
+    let _other = bench.channel("").await;
+    bench.post("/channels", &json!({"version": "1"})).await.error(503);
+    let (first, _second) = (bench.data(id).await, bench.data(id).await);
+    eventually("two websockets", || bench.server.census().connections == 2).await;
+    let mut third = bench.data(id).await;
+    assert_eq!(close_code(&mut third).await, Some(1008));
+    drop(first);
+    eventually("one websocket", || bench.server.census().connections == 1).await;
+    let mut fourth = bench.data(id).await;
+    text(&mut fourth, "pasten").await;
+    binary(&mut fourth, b"x").await;
+    assert_eq!(next(&mut fourth).await, Some(Message::Binary(b"x".to_vec().into())));
+}
+
+#[tokio::test]
+async fn a_drain_lets_connections_end_then_says_1012_f19() {
+    let bench = Bench::open(settings()).await;
+    let (id, mut control) = bench.forward(echo().await).await;
+    let mut idle = bench.data(id).await;
+    let mut active = bench.data(id).await;
+    text(&mut active, "pasten").await;
+    binary(&mut active, b"x").await;
+    next(&mut active).await;
+    let server = bench.server.clone();
+    let draining = tokio::spawn(async move { server.drain(LIMIT).await });
+    assert_eq!(close_code(&mut idle).await, Some(1012));
+    let answer = bench.post("/channels", &json!({"version": "1"})).await;
+    answer.error(503);
+    let wish = json!({"exit_address": "127.0.0.1", "exit_port": 22, "reverse": false});
+    bench.post(&format!("/channels/{id}/tunnels"), &wish).await.error(503);
+    let mut late = bench.data(id).await;
+    assert_eq!(close_code(&mut late).await, Some(1012));
+    binary(&mut active, b"still alive").await;
+    assert_eq!(next(&mut active).await, Some(Message::Binary(b"still alive".to_vec().into())));
+    assert!(!draining.is_finished());
+    active.close(None).await.unwrap();
+    close_code(&mut active).await;
+    assert_eq!(close_code(&mut control).await, Some(1012));
+    draining.await.unwrap();
+    bench.settles(Census::default()).await;
+}
+
+#[tokio::test]
+async fn a_drain_cuts_what_is_open_at_its_deadline_f19() {
+    let bench = Bench::open(settings()).await;
+    let (id, mut control) = bench.forward(echo().await).await;
+    let mut active = bench.data(id).await;
+    text(&mut active, "pasten").await;
+    binary(&mut active, b"x").await;
+    next(&mut active).await;
+    let closes = async { (close_code(&mut active).await, close_code(&mut control).await) };
+    let ((), codes) = tokio::join!(bench.server.drain(Duration::from_millis(50)), closes);
+    assert_eq!(codes, (Some(1012), Some(1012)));
+    bench.settles(Census::default()).await;
+}

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Runs all tests against what `make build PROFILE=quick` has left in build/. `make test` calls it.
+#
+#   scripts/test.sh [FILTER...]        FILTER: only tests whose name holds one of these words
+#
+# NGINX=host uses the installed nginx instead of the one in Docker. JWTUNNEL_VECTORS names the folder of
+# tokens.jsonl, kept beside the repository; without it the tests that read it are not run, and shown as ignored.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+say() { printf '==> %s (%s s)\n' "$*" "$SECONDS"; }
+
+export JWTUNNEL_BUILD_DIR=${JWTUNNEL_BUILD_DIR:-$root/build}
+ignored=()
+if [ -n "${JWTUNNEL_VECTORS:-}" ]; then
+    ignored=(--include-ignored)
+elif [ -n "${CI:-}" ]; then
+    printf 'test: CI must set JWTUNNEL_VECTORS\n' >&2
+    exit 2
+else
+    say "JWTUNNEL_VECTORS is not set: the shared token vectors are not run"
+fi
+
+if [ "${NGINX:-docker}" != host ]; then
+    say "preparing the image with nginx and the module"
+    JWTUNNEL_TEST_IMAGE=$(scripts/test-image.sh "$JWTUNNEL_BUILD_DIR")
+    export JWTUNNEL_TEST_IMAGE
+fi
+say "preparing the original Python programs"
+JWTUNNEL_PYTHON=$(scripts/python-peers.sh)
+export JWTUNNEL_PYTHON
+
+say "building the module for nginx 1.28, from the sources in the nginx-src crate"
+make --no-print-directory module NGINX_FLAVOUR=vendored PROFILE=quick BUILD=build/nginx-1.28 \
+    CARGO_TARGET_DIR="$root/target/vendored" >/dev/null
+
+status=0
+# run WHAT COMMAND...: goes on after a failure, so that one run shows all of them.
+run() {
+    say "$1"
+    shift
+    "$@" || status=1
+}
+tests=(cargo test --locked --profile quick --no-fail-fast)
+# Those that need nginx alone, for both versions of it.
+nginx_only=(--test access --test variables --test directives --test jwks_refresh --test reload)
+
+run "unit tests, and the daemon by itself" \
+    "${tests[@]}" -p jwt-core -p jwtunnel -- "${ignored[@]}" "$@"
+run "nginx $(if [ "${NGINX:-docker}" = host ]; then echo 'of this machine'; else echo 'in Docker'; fi), the daemon, the original programs" \
+    "${tests[@]}" -p system-tests -- "${ignored[@]}" --test-threads 4 "$@"
+nginx_128=$(scripts/nginx-source.sh vendored | sed -n 's/^NGINX_BUILD_DIR=//p')/nginx
+run "the same module in nginx 1.28" \
+    env NGINX=host NGINX_BINARY="$nginx_128" JWTUNNEL_BUILD_DIR="$root/build/nginx-1.28" \
+    "${tests[@]}" -p system-tests "${nginx_only[@]}" -- --test-threads 4 "$@"
+
+if [ "$status" -eq 0 ]; then say "all tests have passed"; else say "tests have FAILED" >&2; fi
+exit "$status"

@@ -1,0 +1,274 @@
+//! The daemon, alone and behind nginx, and the clients of its tunnels.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::http::ask;
+use crate::nginx::{Nginx, NginxBuilder};
+use crate::poll::eventually;
+use crate::ports::Port;
+use crate::process::Process;
+use crate::scratch::Scratch;
+use crate::service::{self, BULK};
+use crate::setup::{built, script};
+
+/// Longer than any transfer of a test takes.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A running jwtunneld.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    scratch: Scratch,
+    public: Port,
+    internal: Port,
+    netunnel: Port,
+}
+
+/// A client that was registered.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Its key.
+    pub key: String,
+    /// The identifier that its tokens carry.
+    pub identifier: String,
+}
+
+impl Daemon {
+    /// Starts it in a folder and on ports of its own. `more` is added to the configuration.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    #[must_use]
+    pub fn start(more: &str) -> Self {
+        let scratch = Scratch::new();
+        let data = scratch.join("data");
+        fs::create_dir(&data).expect("a folder for data");
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).expect("its mode");
+        let (public, internal, netunnel) = (Port::take(), Port::take(), Port::take());
+        let dir = data.display();
+        let text = format!(
+            "[jwthenticator]\nlisten = \"{}\"\ninternal_listen = \"{}\"\n\
+             database_url = \"sqlite://{dir}/jwtunnel.db\"\n\
+             [keys]\ndirectory = \"{dir}/keys\"\n[jwks]\nfile = \"{dir}/public/jwks.json\"\n\
+             [netunnel]\nlisten = \"{}\"\nstate_file = \"{dir}/netunnel.json\"\n{more}\n",
+            public.address(),
+            internal.address(),
+            netunnel.address()
+        );
+        scratch.replace("jwtunneld.toml", text.as_bytes());
+        let mut command = Command::new(built("jwtunneld"));
+        command.arg("--config").arg(scratch.join("jwtunneld.toml")).args(["--log-format", "json"]);
+        let process = Process::start("jwtunneld", &mut command, &scratch.join("daemon.log"));
+        let mut daemon = Self { process, scratch, public, internal, netunnel };
+        eventually("the daemon is ready", || {
+            assert!(daemon.process.is_running(), "jwtunneld has ended: {}", daemon.log());
+            daemon.log().contains("\"event\":\"ready\"").then_some(())
+        });
+        daemon
+    }
+
+    /// Its log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The folder of its data.
+    #[must_use]
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// The address of a path on the internal listener.
+    #[must_use]
+    pub fn internal(&self, path: &str) -> String {
+        format!("http://{}{path}", self.internal.address())
+    }
+
+    /// The internal listener's port.
+    #[must_use]
+    pub fn internal_port(&self) -> u16 {
+        self.internal.number()
+    }
+
+    /// Registers a new key, as an operator does.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn register(&self) -> Client {
+        let output = Command::new(built("jwtunnel"))
+            .args(["keys", "register", "--generate", "--json", "--server", &self.internal("")])
+            .output()
+            .expect("jwtunnel");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let text = |name: &str| answer[name].as_str().expect("a text").to_owned();
+        Client { key: text("key"), identifier: text("identifier") }
+    }
+}
+
+/// The daemon behind nginx, under the configuration that ships.
+#[derive(Debug)]
+pub struct Gateway {
+    /// nginx in front.
+    pub nginx: Nginx,
+    /// The daemon behind it.
+    pub daemon: Daemon,
+}
+
+impl Gateway {
+    /// Starts both.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::with("")
+    }
+
+    /// Starts both, with more configuration for the daemon.
+    #[must_use]
+    pub fn with(more: &str) -> Self {
+        let daemon = Daemon::start(more);
+        let jwks = daemon.scratch.join("data/public/jwks.json");
+        let nginx = NginxBuilder::new().daemon(&daemon.netunnel, &daemon.public, jwks).start();
+        Self { nginx, daemon }
+    }
+
+    /// Exchanges the client's key for a token, through nginx.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn token(&self, client: &Client) -> String {
+        let body = json!({"key": client.key, "identifier": client.identifier}).to_string();
+        let answer = ask("POST", &self.nginx.url("/jwthenticator/authenticate"), &[], Some(&body));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let answer: Value = serde_json::from_str(&answer.body).expect("JSON");
+        answer["jwt"].as_str().expect("a token").to_owned()
+    }
+
+    /// A path of the tunnels' routes.
+    #[must_use]
+    pub fn netunnel(&self, path: &str) -> String {
+        self.nginx.url(&format!("/netunnel{path}"))
+    }
+
+    /// Opens a tunnel with the original Python client and its plugin, unmodified.
+    ///
+    /// # Panics
+    /// If it does not open.
+    #[must_use]
+    pub fn python_tunnel(&self, client: &Client, arguments: &[&str]) -> Tunnel {
+        let python =
+            std::env::var("JWTUNNEL_PYTHON").unwrap_or_else(|_| script("python-peers.sh", &[]));
+        let data = json!({"key": client.key, "uuid": client.identifier}).to_string();
+        let mut command = Command::new(python);
+        command.args(["-u", "-m", "netunnel.client", "-s", &self.netunnel("")]);
+        command.args(["--auth-plugin", "netunnel_jwthenticator.JWThenticatorAuthClient"]);
+        command.args(["--auth-data", &data]).args(arguments);
+        self.open("python -m netunnel.client", command)
+    }
+
+    /// Opens a tunnel with `jwtunnel connect`.
+    ///
+    /// # Panics
+    /// If it does not open.
+    #[must_use]
+    pub fn tunnel(&self, client: &Client, arguments: &[&str]) -> Tunnel {
+        let key = self.daemon.scratch.join(&format!("{}.key", client.identifier));
+        fs::write(&key, &client.key).expect("a key file");
+        let mut command = Command::new(built("jwtunnel"));
+        command.args(["connect", "-s", &self.netunnel(""), "--key-file"]).arg(key).args(arguments);
+        self.open("jwtunnel connect", command)
+    }
+
+    fn open(&self, name: &str, mut command: Command) -> Tunnel {
+        let count = fs::read_dir(self.daemon.scratch.path()).expect("the folder").count();
+        let log = self.daemon.scratch.join(&format!("client-{count}.log"));
+        let process = Process::start(name, &mut command, &log);
+        let mut tunnel = Tunnel { process, entrance: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
+        tunnel.entrance = eventually("the tunnel is open", || {
+            let log = tunnel.process.log();
+            assert!(tunnel.process.is_running(), "{name} has ended: {log}");
+            // The exit's line is the last one of both clients.
+            log.contains("Tunnel exit socket: ").then_some(())?;
+            let line = log.lines().find_map(|line| line.split_once("Tunnel entrance socket: "))?;
+            line.1.trim().parse().ok()
+        });
+        tunnel
+    }
+}
+
+/// An open tunnel, closed with the value.
+#[derive(Debug)]
+pub struct Tunnel {
+    process: Process,
+    entrance: SocketAddr,
+}
+
+impl Tunnel {
+    /// Its client.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// A connection through it.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.entrance).expect("a connection to the entrance");
+        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+        stream.set_write_timeout(Some(LIMIT)).expect("a limit");
+        stream
+    }
+
+    /// Sends a text and reads as much.
+    ///
+    /// # Panics
+    /// If the connection ends before.
+    #[must_use]
+    pub fn echo(&self, text: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(text.as_bytes()).expect("the text is sent");
+        let mut answer = vec![0; text.len()];
+        stream.read_exact(&mut answer).expect("as much comes back");
+        String::from_utf8(answer).expect("text")
+    }
+
+    /// 64 MiB to a [`crate::Service::bulk`] and 64 MiB back; both hashes are compared.
+    ///
+    /// # Panics
+    /// If a byte is missing or another.
+    pub fn bulk(&self) {
+        bulk(self.connect());
+    }
+}
+
+/// 64 MiB to a [`crate::Service::bulk`] and 64 MiB back; both hashes are compared.
+///
+/// # Panics
+/// If a byte is missing or another.
+pub fn bulk(mut stream: TcpStream) {
+    let mut upload = stream.try_clone().expect("the connection again");
+    let sender = thread::spawn(move || service::give(&mut upload, 1));
+    let mut digest = [0; 32];
+    stream.read_exact(&mut digest).expect("the hash of what was sent");
+    assert!(sender.join().expect("the sender"), "not all {BULK} bytes were sent");
+    assert_eq!(digest.to_vec(), service::expected(1), "what arrived is not what was sent");
+    let received = service::take(&mut stream).expect("all bytes of the answer");
+    assert_eq!(received, service::expected(2), "what came back is not what was sent");
+}

@@ -1,0 +1,32 @@
+//! Starts the programs that the tests drive: nginx with the module, the daemon, the original Python clients.
+//!
+//! Every program lives in a [`Scratch`] folder with ports of its own, and ends with the value that started it.
+//! When a test fails, the ends of the logs are printed. Nothing here judges an answer: that is the tests' part.
+//!
+//! Settings, from the environment:
+//! - `JWTUNNEL_BUILD_DIR`: where `make build` has left the module and the programs (default `build/`)
+//! - `NGINX=host`: the installed nginx instead of the one in Docker; `NGINX_BINARY` names another
+//! - `JWTUNNEL_TEST_IMAGE`, `JWTUNNEL_PYTHON`: what `scripts/test-image.sh` and `scripts/python-peers.sh` print;
+//!   unset, the scripts are called
+
+mod daemon;
+mod http;
+mod nginx;
+mod poll;
+mod ports;
+mod process;
+mod scratch;
+mod service;
+mod setup;
+mod token;
+
+pub use daemon::{Client, Daemon, Gateway, Tunnel, bulk};
+pub use http::{Answer, ask, ask_raw, get};
+pub use nginx::{Check, Nginx, NginxBuilder};
+pub use poll::{eventually, within};
+pub use ports::Port;
+pub use process::Process;
+pub use scratch::Scratch;
+pub use service::Service;
+pub use setup::{build_dir, built, conf_dir, repository};
+pub use token::{SigningKey, jwks, now};

@@ -1,0 +1,86 @@
+//! Keys and tokens, made with a library that the module does not use.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Value, json};
+
+/// Seconds since the epoch.
+///
+/// # Panics
+/// Before 1970.
+#[must_use]
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+    i64::try_from(since.as_secs()).expect("a clock before the end of time")
+}
+
+/// An ES256 key pair with a kid.
+pub struct SigningKey {
+    kid: String,
+    private: EncodingKey,
+    x: String,
+    y: String,
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningKey").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+impl SigningKey {
+    /// Makes one.
+    ///
+    /// # Panics
+    /// If the library fails.
+    #[must_use]
+    pub fn generate(kid: &str) -> Self {
+        let document =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+                .expect("a key");
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref())
+            .expect("the key");
+        // SEC 1 §2.3.3: 04, then the two coordinates.
+        let point = pair.public_key().as_ref();
+        let (x, y) = point[1..].split_at(32);
+        Self {
+            kid: kid.to_owned(),
+            private: EncodingKey::from_ec_der(document.as_ref()),
+            x: URL_SAFE_NO_PAD.encode(x),
+            y: URL_SAFE_NO_PAD.encode(y),
+        }
+    }
+
+    /// The public key.
+    #[must_use]
+    pub fn jwk(&self) -> Value {
+        json!({"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": self.kid, "x": self.x, "y": self.y})
+    }
+
+    /// A token with these claims.
+    ///
+    /// # Panics
+    /// If the library fails.
+    #[must_use]
+    pub fn sign(&self, claims: &Value) -> String {
+        let header = Header { kid: Some(self.kid.clone()), ..Header::new(Algorithm::ES256) };
+        jsonwebtoken::encode(&header, claims, &self.private).expect("a token")
+    }
+
+    /// A token that is good for five minutes.
+    #[must_use]
+    pub fn token(&self, identifier: &str) -> String {
+        self.sign(&json!({"identifier": identifier, "iat": now(), "exp": now() + 300}))
+    }
+}
+
+/// The text of a JWK Set of these keys.
+#[must_use]
+pub fn jwks(keys: &[&SigningKey]) -> String {
+    json!({"keys": keys.iter().map(|key| key.jwk()).collect::<Vec<_>>()}).to_string()
+}
