@@ -15,10 +15,20 @@
 #![deny(unsafe_code)]
 
 mod access;
+mod authenticate;
+mod authorize;
 mod conf;
+mod context;
+mod dialect;
 mod directives;
 mod error;
 mod ffi;
-mod key_file;
+mod key_request;
+mod key_source;
 mod log;
+mod output;
+mod rules;
+mod status;
+mod token;
 mod variables;
+mod watched_file;
