@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use jwt_core::{
-    Claims, ClaimsSet, Compact, CompactError, JwkSet, Policy, Rejection, VerifiedJws, dangerous,
+    Claims, ClaimsSet, Compact, CompactError, JwkSet, Policy, Rejection, VerifiedJws, VerifyError,
+    dangerous,
 };
 
 use crate::conf::{Cached, LocConf, MainConf};
@@ -50,6 +51,8 @@ fn refused(refusal: Refusal, kid: Option<&str>, keys: String) -> Outcome {
 /// Why there is no verified token.
 enum Failure {
     Wait,
+    /// Keys were made stale, so that another attempt waits for new ones.
+    Again,
     Refused(Box<Blame>),
 }
 
@@ -83,9 +86,13 @@ fn judge(
     context: &Context,
     patience: Patience,
 ) -> Progress {
-    match attempt(request, conf, context, patience) {
+    let mut attempted = attempt(request, conf, context, patience);
+    if matches!(attempted, Err(Failure::Again)) {
+        attempted = attempt(request, conf, context, patience);
+    }
+    match attempted {
         Ok(verified) => Progress::Done(Outcome::Verified(verified)),
-        Err(Failure::Wait) => Progress::Wait,
+        Err(Failure::Wait | Failure::Again) => Progress::Wait,
         Err(Failure::Refused(blame)) => {
             let Blame { mut refusal, kid } = *blame;
             if matches!(refusal.cause, Cause::KeysUnavailable) {
@@ -171,11 +178,13 @@ fn verify(
     }
     // Before any key is tried: a refused algorithm costs no signature check.
     policy(conf, issuer).check_header(compact.header())?;
-    let set = compact
-        .verify(&keys)
-        .map_err(|error| unknown_key(request, sources, Rejection::from(error).into()))?
-        .into_claims_set()
-        .map_err(Rejection::from)?;
+    let set = match compact.verify(&keys) {
+        Ok(jws) => jws.into_claims_set().map_err(Rejection::from)?,
+        Err(VerifyError::UnknownKey) if let Some(sources) = sources => {
+            return Err(unknown_key(request, conf, sources, patience));
+        }
+        Err(error) => return Err(Rejection::from(error).into()),
+    };
     let cached = Cached { set: Arc::new(set), keys: keys.id(), issuer };
     let cost = cached.set.size();
     main.with_cache(|cache| cache.insert(token, scope, cached.clone(), cost));
@@ -295,7 +304,9 @@ fn resolve<'c>(
         (None, Some(keys)) => (keys, 0),
         (None, None) => return Err(Cause::NoKeySource.into()),
     };
-    match context.with_unverified(Rc::new(claims), || sources.resolve(request, patience)) {
+    match context
+        .with_unverified(Rc::new(claims), || sources.resolve(request, patience, conf.freshness()))
+    {
         Resolved::Keys(keys) => Ok((keys, Some(sources), issuer)),
         Resolved::Unavailable => Err(Cause::KeysUnavailable.into()),
         Resolved::Wait => Err(Failure::Wait),
@@ -306,16 +317,23 @@ fn find_issuer(issuers: &Issuers, claims: &jwt_core::Object) -> Option<usize> {
     issuers.find(&claims.str("iss")?)
 }
 
-/// A key that nobody knows may stand in a newer version of the file; while that version is one that could not be
-/// used, the fault is ours.
+/// A key that nobody knows may stand in a newer version: the next look at a file is brought forward, and keys that
+/// are fetched are fetched again. While the newest version is one that could not be used, the fault is ours.
 fn unknown_key(
     request: &mut Request<'_>,
-    sources: Option<&KeySources>,
-    refusal: Refusal,
-) -> Refusal {
-    let Some(sources) = sources.filter(|_| refusal.is_unknown_key()) else { return refusal };
+    conf: &LocConf,
+    sources: &KeySources,
+    patience: Patience,
+) -> Failure {
     sources.look_soon();
-    if sources.is_refused(request) { Cause::KeysUnavailable.into() } else { refusal }
+    if patience == Patience::MayWait && sources.refetch(request) {
+        // The fetch is started by the next attempt, which is made at once.
+        return Failure::Again;
+    }
+    if sources.is_refused(request, conf.freshness()) {
+        return Cause::KeysUnavailable.into();
+    }
+    Rejection::from(VerifyError::UnknownKey).into()
 }
 
 /// `auth_jwt_validate_sig off`: whoever writes that vouches for the signature by other means.

@@ -11,7 +11,7 @@ use jwt_core::{Algorithm, ClaimPath, ClaimsSet, DenyList, Policy, TokenCache, li
 
 use crate::dialect::Dialect;
 use crate::ffi::{ComplexValue, Metrics, ReplayZone, VariableIndex, Zone};
-use crate::key_source::{Issuer, Issuers, KeySource, KeySources};
+use crate::key_source::{Freshness, Issuer, Issuers, KeySource, KeySources};
 use crate::output::{ClaimHeader, SetCookie};
 use crate::rules::Rule;
 use crate::watched_file::{Content, DEFAULT_REFRESH, Format, Line, WatchedFile};
@@ -308,21 +308,15 @@ impl LocConf {
             }
         }
         let refresh = self.key_refresh.unwrap_or(DEFAULT_REFRESH);
-        // Files with variables are looked at by requests; a longer `auth_jwt_key_cache` spares them that.
-        let on_demand = self.key_cache.filter(|time| !time.is_zero()).unwrap_or(refresh);
         self.keys = match &parent.keys {
-            Some(keys) if keys.is_same(&self.key_sources, on_demand) => Some(Rc::clone(keys)),
+            Some(keys) if keys.is_same(&self.key_sources) => Some(Rc::clone(keys)),
             _ if self.key_sources.is_empty() => None,
-            _ => Some(Rc::new(KeySources::new(self.key_sources.clone(), on_demand))),
+            _ => Some(Rc::new(KeySources::new(self.key_sources.clone()))),
         };
         let issuers = self.issuer_list.iter().flat_map(|issuer| issuer.keys.sources());
         for source in self.key_sources.iter().chain(issuers) {
-            match source {
-                KeySource::File(file) => file.ask_refresh(refresh),
-                KeySource::Request(request) => {
-                    request.set_fresh_for(self.key_cache.unwrap_or_default());
-                }
-                KeySource::FileByVariable(_) => {}
+            if let KeySource::File(file) = source {
+                file.ask_refresh(refresh);
             }
         }
         for (name, file) in &parent.deny_files {
@@ -471,6 +465,14 @@ impl LocConf {
     pub(crate) fn key_inherit(&self) -> Inherit {
         let default = if self.dialect.is_kjdev() { Inherit::Merge } else { Inherit::On };
         self.key_inherit.unwrap_or(default)
+    }
+
+    /// How old keys may be that are looked at by requests.
+    pub(crate) fn freshness(&self) -> Freshness {
+        Freshness {
+            files: self.key_refresh.unwrap_or(DEFAULT_REFRESH),
+            requests: self.key_cache.unwrap_or_default(),
+        }
     }
 
     /// The answer while there are no usable keys.

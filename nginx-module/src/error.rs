@@ -1,6 +1,6 @@
 //! What can go wrong, and the one place that maps it to a status, a challenge and a log line.
 
-use jwt_core::{ClaimError, CompactError, Rejection, Revoked, VerifyError};
+use jwt_core::{ClaimError, CompactError, Rejection, Revoked};
 
 use crate::log::{Level, escape};
 use crate::rules::Mismatch;
@@ -177,11 +177,6 @@ impl Refusal {
         };
         line.push_str(&format!(" cause=\"{cause}\""));
         line
-    }
-
-    /// Whether other keys might have accepted the token.
-    pub(crate) fn is_unknown_key(&self) -> bool {
-        matches!(self.cause, Cause::Token(Rejection::Verify(VerifyError::UnknownKey)))
     }
 
     /// Whether the token has no exp where one is needed.

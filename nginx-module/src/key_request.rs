@@ -18,7 +18,8 @@ use crate::watched_file::{Content, Format, Line, log_warnings, unix_now};
 
 /// Most addresses that one directive with variables keeps.
 const ADDRESSES: usize = 256;
-/// How long a failed fetch is not repeated while there are older keys to go on with.
+/// How long a fetch is not repeated: one that has failed while there are older keys to go on with, or one whose keys
+/// do not include the one that is asked for.
 const BACKOFF: Duration = Duration::from_secs(1);
 
 /// One `auth_jwt_key_request`.
@@ -28,8 +29,6 @@ pub(crate) struct KeyRequest {
     /// As written, for log lines.
     text: String,
     format: Format,
-    /// `auth_jwt_key_cache`: how long keys stay fresh.
-    fresh_for: Cell<Duration>,
     zone: Cell<Option<Zone>>,
     fetches: RefCell<HashMap<Vec<u8>, Rc<Fetch>>>,
 }
@@ -83,18 +82,7 @@ pub(crate) const BODY_BYTES: usize = limits::JWKS_BYTES;
 
 impl KeyRequest {
     pub(crate) fn new(uri: ComplexValue, text: String, format: Format) -> Self {
-        Self {
-            uri,
-            text,
-            format,
-            fresh_for: Cell::default(),
-            zone: Cell::default(),
-            fetches: RefCell::default(),
-        }
-    }
-
-    pub(crate) fn set_fresh_for(&self, time: Duration) {
-        self.fresh_for.set(time);
+        Self { uri, text, format, zone: Cell::default(), fetches: RefCell::default() }
     }
 
     pub(crate) fn set_zone(&self, zone: Zone) {
@@ -138,7 +126,12 @@ impl KeyRequest {
     }
 
     /// The keys for this request.
-    pub(crate) fn keys(&self, request: &mut Request<'_>, patience: Patience) -> Fetched {
+    pub(crate) fn keys(
+        &self,
+        request: &mut Request<'_>,
+        patience: Patience,
+        fresh_for: Duration,
+    ) -> Fetched {
         let Some(fetch) = self.fetch(request) else { return Fetched::Nothing };
         match request.context().and_then(|context| context.ticket(&fetch)) {
             Some(ended) if fetch.ended.get() > ended => return fetch.last_good(),
@@ -146,7 +139,7 @@ impl KeyRequest {
             // The request that had started the fetch is gone, or this one is new.
             _ => {}
         }
-        if fetch.is_fresh(self.fresh_for.get()) || fetch.is_backing_off() {
+        if fetch.is_fresh(fresh_for) || fetch.is_backing_off() {
             return fetch.last_good();
         }
         if patience == Patience::Now {
@@ -167,6 +160,19 @@ impl KeyRequest {
                 request.log(level, &line)
             });
         fetch.last_good()
+    }
+
+    /// A token names a key that is not here: the keys are fetched again, if this request has not waited for that
+    /// yet, and at most once a second, so that made-up names cost little. Whether they are.
+    pub(crate) fn expire(&self, request: &mut Request<'_>) -> bool {
+        let Some(fetch) = self.fetch(request) else { return false };
+        let has_waited = request.context().is_none_or(|context| context.ticket(&fetch).is_some());
+        let is_new = fetch.fetched.get().is_none_or(|at| at.elapsed() < BACKOFF);
+        if has_waited || is_new || fetch.is_backing_off() {
+            return false;
+        }
+        fetch.fetched.set(None);
+        true
     }
 
     /// Whether the last fetch for this request's address failed.

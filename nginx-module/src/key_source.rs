@@ -81,6 +81,22 @@ impl FileByVariable {
     }
 }
 
+/// How old keys may be that are looked at by requests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Freshness {
+    /// `auth_jwt_key_refresh`
+    pub(crate) files: Duration,
+    /// `auth_jwt_key_cache`
+    pub(crate) requests: Duration,
+}
+
+impl Freshness {
+    /// For files with variables a longer `auth_jwt_key_cache` spares the look.
+    fn on_demand(self) -> Duration {
+        self.files.max(self.requests)
+    }
+}
+
 /// The keys of a location at one moment.
 #[derive(Debug)]
 pub(crate) enum Resolved {
@@ -104,8 +120,6 @@ pub(crate) enum Patience {
 #[derive(Debug)]
 pub(crate) struct KeySources {
     sources: Vec<KeySource>,
-    /// How often files with variables are looked at.
-    refresh: Duration,
     /// The union of static files, made again when one of them has changed.
     union: RefCell<Option<(u64, Arc<JwkSet>)>>,
     /// Unions of sets that requests have met, by the sets' ids.
@@ -113,13 +127,12 @@ pub(crate) struct KeySources {
 }
 
 impl KeySources {
-    pub(crate) fn new(sources: Vec<KeySource>, refresh: Duration) -> Self {
-        Self { sources, refresh, union: RefCell::default(), dynamic: RefCell::default() }
+    pub(crate) fn new(sources: Vec<KeySource>) -> Self {
+        Self { sources, union: RefCell::default(), dynamic: RefCell::default() }
     }
 
-    pub(crate) fn is_same(&self, sources: &[KeySource], refresh: Duration) -> bool {
-        self.refresh == refresh
-            && self.sources.len() == sources.len()
+    pub(crate) fn is_same(&self, sources: &[KeySource]) -> bool {
+        self.sources.len() == sources.len()
             && self.sources.iter().zip(sources).all(|(a, b)| a.is_same(b))
     }
 
@@ -161,7 +174,12 @@ impl KeySources {
     }
 
     /// The keys for this request.
-    pub(crate) fn resolve(&self, request: &mut Request<'_>, patience: Patience) -> Resolved {
+    pub(crate) fn resolve(
+        &self,
+        request: &mut Request<'_>,
+        patience: Patience,
+        freshness: Freshness,
+    ) -> Resolved {
         if !self.is_dynamic() {
             return self.static_keys().map_or(Resolved::Unavailable, Resolved::Keys);
         }
@@ -171,14 +189,17 @@ impl KeySources {
             match source {
                 KeySource::File(file) => sets.extend(file.keys()),
                 KeySource::FileByVariable(files) => {
-                    sets.extend(files.file(request, self.refresh).and_then(|file| file.keys()))
+                    let file = files.file(request, freshness.on_demand());
+                    sets.extend(file.and_then(|file| file.keys()));
                 }
-                KeySource::Request(source) => match source.keys(request, patience) {
-                    Fetched::Keys(keys) => sets.push(keys),
-                    Fetched::Nothing => {}
-                    // The others are started too, so that they run at the same time.
-                    Fetched::Wait => wait = true,
-                },
+                KeySource::Request(source) => {
+                    match source.keys(request, patience, freshness.requests) {
+                        Fetched::Keys(keys) => sets.push(keys),
+                        Fetched::Nothing => {}
+                        // The others are started too, so that they run at the same time.
+                        Fetched::Wait => wait = true,
+                    }
+                }
             }
         }
         if wait {
@@ -212,12 +233,23 @@ impl KeySources {
         }
     }
 
+    /// The same for keys that were fetched: whether they are to be fetched again for this request.
+    pub(crate) fn refetch(&self, request: &mut Request<'_>) -> bool {
+        let mut again = false;
+        for source in &self.sources {
+            if let KeySource::Request(source) = source {
+                again |= source.expire(request);
+            }
+        }
+        again
+    }
+
     /// Whether a newer version of one of the sources could not be used, so that a key may be missing.
-    pub(crate) fn is_refused(&self, request: &mut Request<'_>) -> bool {
+    pub(crate) fn is_refused(&self, request: &mut Request<'_>, freshness: Freshness) -> bool {
         self.sources.iter().any(|source| match source {
             KeySource::File(file) => file.is_refused(),
             KeySource::FileByVariable(files) => {
-                files.file(request, self.refresh).is_some_and(|file| file.is_refused())
+                files.file(request, freshness.on_demand()).is_some_and(|file| file.is_refused())
             }
             KeySource::Request(source) => source.is_refused(request),
         })

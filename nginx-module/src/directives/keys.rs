@@ -10,7 +10,7 @@ use crate::error::ConfError;
 use crate::key_request::KeyRequest;
 use crate::key_source::{FileByVariable, Issuer, KeySource, KeySources};
 use crate::log::Level;
-use crate::watched_file::{DEFAULT_REFRESH, Format, WatchedFile};
+use crate::watched_file::{Format, WatchedFile};
 
 /// `auth_jwt_key_file path [jwks | keyval] [optional]`, which may stand several times
 pub(super) fn key_file(line: Line<'_, '_>) -> Result<(), ConfError> {
@@ -179,7 +179,7 @@ pub(super) fn issuer(line: Line<'_, '_>) -> Result<(), ConfError> {
             );
         }
     };
-    let keys = KeySources::new(vec![source], DEFAULT_REFRESH);
+    let keys = KeySources::new(vec![source]);
     line.loc.issuer_list.push(Rc::new(Issuer { name, keys, audience, algorithms }));
     Ok(())
 }

@@ -11,19 +11,42 @@ use crate::output::{ClaimHeader, SetCookie, header_key};
 use crate::status::StatusFormat;
 use crate::variables::SetVariable;
 
-/// Headers that nginx or the connection need as they are.
-const RESERVED: [&str; 11] = [
+/// Headers that nginx itself reads, by pointers of its own to what the client has sent
+/// (`ngx_http_headers_in_t`): set from a claim, some of its parts would go on seeing the client's.
+const RESERVED: [&str; 33] = [
+    "accept",
+    "accept-encoding",
+    "accept-language",
     "authorization",
     "connection",
     "content-length",
+    "content-range",
     "content-type",
     "cookie",
+    "date",
+    "depth",
+    "destination",
     "expect",
     "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "overwrite",
+    "proxy-connection",
+    "range",
+    "referer",
     "te",
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "user-agent",
+    "via",
+    "x-forwarded-for",
+    "x-real-ip",
+    "http2-settings",
 ];
 
 /// `auth_jwt_claim_set $variable name...`
@@ -78,7 +101,7 @@ pub(super) fn claim_header(line: Line<'_, '_>) -> Result<(), ConfError> {
     if RESERVED.contains(&&*key) {
         return Err(line.invalid(
             name.as_bytes(),
-            "a header that means nothing to HTTP itself is expected, such as X-User",
+            "a header that nginx itself does not read is expected, such as X-User",
         ));
     }
     let claim = line.text(line.arguments[1])?;

@@ -417,11 +417,15 @@ unsafe fn decide(
     let Some(mut request) = (unsafe { Request::from_raw(r) }) else {
         return NGX_ERROR as ngx_int_t;
     };
+    request.set_asleep(false);
     match catch_unwind(AssertUnwindSafe(|| decision(&mut request))) {
         Ok(Decision::Off) => NGX_DECLINED as ngx_int_t,
         Ok(Decision::Allowed) => allowed,
         Ok(Decision::Refused(status)) => ngx_int_t::from(status as i16),
-        Ok(Decision::Wait) => NGX_AGAIN as ngx_int_t,
+        Ok(Decision::Wait) => {
+            request.set_asleep(true);
+            NGX_AGAIN as ngx_int_t
+        }
         Err(_) => {
             if let Some(metrics) = request.main_conf().metrics.get() {
                 metrics.refused(Reason::Internal, false);

@@ -272,6 +272,16 @@ impl<'r> Request<'r> {
         }
     }
 
+    /// A phase handler has said "again" for this request, or is called again.
+    pub(super) fn set_asleep(&self, is_asleep: bool) {
+        // SAFETY: [I4] [I6] the slot is this module's: null, or what `kept` has made.
+        let kept = unsafe { (*(*self.r.as_ptr()).ctx.add(entry::ctx_index())).cast::<Kept>() };
+        // SAFETY: as above.
+        if let Some(kept) = unsafe { kept.as_ref() } {
+            kept.sleeper.set_asleep(is_asleep);
+        }
+    }
+
     /// Has the request sleep until the sleeper is woken; nginx must be told that its phase handler has to be called
     /// again.
     pub(crate) fn sleep(&mut self) -> Sleeper {

@@ -17,6 +17,9 @@ pub(crate) struct Sleeper(Rc<Inner>);
 
 struct Inner {
     request: Cell<*mut ngx_http_request_t>,
+    /// Whether the request's phases stand still because of us. Once they have gone on, to an upstream for instance,
+    /// running them again would do its work twice.
+    is_asleep: Cell<bool>,
     /// Posted when the request is to go on.
     event: UnsafeCell<ngx_event_t>,
 }
@@ -31,7 +34,11 @@ impl Sleeper {
     pub(super) fn new(request: *mut ngx_http_request_t) -> Self {
         // SAFETY: an event is a plain C struct for which zero means "not set".
         let event = unsafe { mem::zeroed() };
-        Self(Rc::new(Inner { request: Cell::new(request), event: UnsafeCell::new(event) }))
+        Self(Rc::new(Inner {
+            request: Cell::new(request),
+            is_asleep: Cell::new(false),
+            event: UnsafeCell::new(event),
+        }))
     }
 
     /// Has the request's phases go on after the events of this turn.
@@ -51,6 +58,11 @@ impl Sleeper {
         }
     }
 
+    /// A phase handler has said "again", or is called again.
+    pub(super) fn set_asleep(&self, is_asleep: bool) {
+        self.0.is_asleep.set(is_asleep);
+    }
+
     /// The request ends.
     pub(super) fn end(&self) {
         self.0.request.set(ptr::null_mut());
@@ -62,8 +74,9 @@ impl Sleeper {
 unsafe extern "C" fn on_wake(event: *mut ngx_event_t) {
     // SAFETY: data was set by `wake`; while the event is posted, the request and with it its sleeper live.
     unsafe {
-        let request = (*(*event).data.cast::<Inner>()).request.get();
-        if request.is_null() {
+        let sleeper = &*(*event).data.cast::<Inner>();
+        let request = sleeper.request.get();
+        if request.is_null() || !sleeper.is_asleep.get() {
             return;
         }
         let connection = (*request).connection;
