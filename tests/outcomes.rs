@@ -291,8 +291,7 @@ fn http2_requests_are_judged_as_others() {
         String::from_utf8(output.stdout).expect("text")
     };
     assert_eq!(ask("/a", &["--header", &bearer]), "2 200");
-    // A body that is larger than a frame ends curl's request with an error at every early answer of nginx.
-    assert_eq!(ask("/b", &["--data", &body[..1000]]), "2 401");
+    assert_eq!(ask("/b", &[]), "2 401");
     assert_eq!(ask("/c", &["--data", &body, "--header", &bearer]), "2 200");
     assert_eq!(ask("/asked", &["--header", &bearer]), "2 200");
     assert_eq!(ask("/asked", &[]), "2 401");
