@@ -41,7 +41,7 @@ use issuer::Issuer;
 use key_ring::{KeyRing, RingError, Settings};
 use logging::Throttle;
 use sockets::{SocketError, Sockets};
-use store::Store;
+use store::{Store, TokenForm};
 use tunnel::{ConfiguredError, Server};
 
 /// Why the daemon does not start, or ends before it is told to.
@@ -108,8 +108,9 @@ pub async fn run(
 
     let clock = Clock::system();
     let ring = Arc::new(open_ring(&config, clock.clone()).await?);
-    let store = Store::open(&issuer.database_url.path, issuer.queue_limit).await?;
+    let store = Store::open(&issuer.database_url, issuer.queue_limit).await?;
     log_start(&config, &ring);
+    log_database(&store).await;
     let tunnels = Server::new(tunnels, authenticator(&config, &ring, clock.clone())?);
 
     let app = Arc::new(App {
@@ -230,7 +231,7 @@ fn log_start(config: &Config, ring: &KeyRing) {
     info!(
         event = "start",
         version = env!("CARGO_PKG_VERSION"),
-        database = %config.jwthenticator.database_url.path.display(),
+        database = %config.jwthenticator.database_url,
         jwks_file = %config.jwks.file.display(),
         keys = %config.keys.directory.display(),
         kid = ring.signing().kid(),
@@ -250,6 +251,22 @@ fn log_start(config: &Config, ring: &KeyRing) {
             reason = "nginx's workers cannot search this folder; chmod o+x it, or move [jwks] file"
         ),
         Err(fault) => warn!(event = "jwks_unreachable", error = %fault),
+    }
+}
+
+/// Says what a JWThenticator's database means for whoever is responsible for it.
+async fn log_database(store: &Store) {
+    if store.was_adopted() {
+        info!(event = "database_adopted", outcome = "ok");
+    }
+    match store.token_form().await {
+        Ok(TokenForm::Hashed) => {}
+        Ok(TokenForm::Clear) => warn!(
+            event = "compat_plaintext",
+            reason = "refresh tokens are stored in the clear, so that a JWThenticator can use the \
+                      database too; when it no longer does, run: jwtunnel db harden"
+        ),
+        Err(fault) => warn!(event = "database", outcome = "error", error = %fault),
     }
 }
 

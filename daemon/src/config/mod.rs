@@ -6,6 +6,7 @@
 //! services that this one replaces), `check` (what `jwtunneld --check` adds).
 
 mod check;
+mod database_url;
 mod error;
 mod original;
 mod reader;
@@ -17,11 +18,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use check::unsearchable_parent;
+pub use database_url::{DatabaseUrl, PostgresUrl, parse_database_url};
 pub use error::{ConfigError, Place};
 pub use reader::{Effective, Environment, VariableNote};
 pub use value::{
-    DatabaseUrl, IdentityMode, ListenAddress, NetunnelAuth, RsaBits, SigningAlgorithm, Size,
-    parse_algorithm, parse_duration,
+    IdentityMode, ListenAddress, NetunnelAuth, RsaBits, SigningAlgorithm, Size, parse_algorithm,
+    parse_duration,
 };
 
 use error::Problem;

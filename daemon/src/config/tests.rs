@@ -25,7 +25,7 @@ fn without_a_file_every_setting_has_a_default_under_the_data_folder() {
     assert_eq!(config.jwthenticator.key_lifetime, Duration::from_secs(120 * 86_400));
     assert_eq!(config.jwthenticator.refresh_lifetime, Duration::from_secs(60 * 86_400));
     for path in [
-        &config.jwthenticator.database_url.path,
+        &config.jwthenticator.database_url.file().unwrap().to_path_buf(),
         &config.keys.directory,
         &config.jwks.file,
         &config.netunnel.state_file,
@@ -133,25 +133,43 @@ fn a_deployment_of_the_original_gets_one_listener_and_a_warning() {
 
 #[test]
 fn database_variables_are_read_as_sqlalchemy_does() {
-    let path = |variables: &[(&str, &str)]| {
-        parse("", variables).unwrap().config.jwthenticator.database_url.path
+    let url = |variables: &[(&str, &str)]| {
+        parse("", variables).unwrap().config.jwthenticator.database_url.to_string()
     };
-    assert_eq!(path(&[("DB_URI", "sqlite:////a/b.db")]), Path::new("/a/b.db"));
+    assert_eq!(url(&[("DB_URI", "sqlite:////a/b.db")]), "sqlite:///a/b.db");
     assert_eq!(
-        path(&[("DB_URI", "sqlite:///b.db"), ("ASYNC_URI", "sqlite+aiosqlite:///b.db")]),
-        Path::new("b.db")
+        url(&[("DB_URI", "sqlite:///b.db"), ("ASYNC_URI", "sqlite+aiosqlite:///b.db")]),
+        "sqlite://b.db"
     );
     assert_eq!(
         errors("", &[("DB_URI", "sqlite:///a.db"), ("ASYNC_URI", "sqlite+aiosqlite:///b.db")]),
         "environment variable ASYNC_URI: names another database than DB_URI; unset one of them"
     );
-    assert!(errors("", &[("DB_HOST", "db")]).contains("PostgreSQL cannot be used"));
+    let (db, asynchronous) = ("postgresql+pg8000://u:p@h/n", "postgresql+asyncpg://u:p@h/n");
+    assert_eq!(url(&[("DB_URI", db), ("ASYNC_URI", asynchronous)]), "postgres://u@h:5432/n");
+    // Any of the parts stands for all of them.
+    let default = "postgres://postgres@localhost:5432/jwthenticator";
+    assert_eq!(url(&[("DB_PASS", "x")]), default);
+    assert_eq!(
+        url(&[("DB_HOST", "db:7"), ("DB_NAME", "n"), ("DB_USER", "u"), ("DB_PASS", "p%40")]),
+        "postgres://u@db:7/n"
+    );
+    assert_eq!(url(&[("DB_HOST", "db"), ("DB_URI", "sqlite:///b.db")]), "sqlite://b.db");
+    let loaded = parse("", &[("DB_HOST", "db"), ("DB_URI", "sqlite:///b.db")]).unwrap();
+    let note = loaded.notes.iter().find(|note| note.name == "DB_HOST").unwrap();
+    assert!(note.effect.contains("no effect"), "{note:?}");
+    let text = errors("", &[("DB_HOST", "db:x"), ("DB_PASS", "pa55")]);
+    assert!(text.contains("DB_PASS") && text.contains("HOST:PORT"), "{text}");
+    assert!(!text.contains("pa55"), "{text}");
     // The password of a URL in an error would end in a journal.
-    let text = errors("", &[("ASYNC_URI", "postgresql+asyncpg://u:pa55@h/n")]);
-    assert!(text.contains("PostgreSQL is not available yet") && !text.contains("pa55"), "{text}");
-    let text = errors("[jwthenticator]\ndatabase_url = \"postgres://u:pa55@h/n\"\n", &[]);
+    let text = errors("", &[("ASYNC_URI", "mysql+x://u:pa55@h/n")]);
+    assert!(text.contains("postgresql+DRIVER://") && !text.contains("pa55"), "{text}");
+    let text = errors("[jwthenticator]\ndatabase_url = \"postgres://u:pa55@h\"\n", &[]);
     assert!(text.starts_with("t.toml:2: [jwthenticator] database_url: expected"), "{text}");
     assert!(!text.contains("pa55"), "{text}");
+    let text = "[jwthenticator]\ndatabase_url = \"postgres://u:pa55@h/n\"\n";
+    let shown = format!("{:?}", parse(text, &[]).unwrap());
+    assert!(!shown.contains("pa55"), "{shown}");
 }
 
 #[test]
