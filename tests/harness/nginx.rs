@@ -299,12 +299,19 @@ impl Nginx {
         self.builder.swap(file, old, new);
     }
 
-    /// The process ids of the workers that serve.
+    /// The process ids of the two workers that serve.
     ///
     /// # Panics
-    /// If the system does not tell.
+    /// If the system does not tell, or there are not two.
     #[must_use]
     pub fn workers(&self) -> Vec<String> {
+        // A worker has its name only some time after it was started.
+        eventually("two workers serve", || {
+            Some(self.serving()).filter(|workers| workers.len() == 2)
+        })
+    }
+
+    fn serving(&self) -> Vec<String> {
         let master = self.master();
         let output = Command::new("ps").args(["-o", "pid=,args=", "--ppid", &master]).output();
         let output = String::from_utf8(output.expect("ps").stdout).expect("text");
@@ -351,7 +358,7 @@ impl Nginx {
         let old = self.workers();
         self.send_reload();
         eventually("new workers serve", || {
-            let serving = self.workers();
+            let serving = self.serving();
             (serving.len() == 2 && serving.iter().all(|worker| !old.contains(worker))).then_some(())
         });
     }
