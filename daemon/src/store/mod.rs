@@ -9,6 +9,7 @@
 
 mod change;
 mod connection;
+mod harden;
 mod keys;
 mod postgres;
 mod refresh_tokens;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
 
+pub use harden::{HardenError, Hardened, harden};
 pub use keys::{KeyHash, Registration, StoredKey};
 pub use refresh_tokens::{RefreshToken, StoredRefreshToken};
 

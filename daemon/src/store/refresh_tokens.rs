@@ -41,6 +41,10 @@ impl RefreshToken {
         self.clear.as_ref().map_or(&self.digest, |clear| clear)
     }
 
+    pub(super) fn into_digest(self) -> String {
+        self.digest
+    }
+
     fn is(&self, stored: &str) -> bool {
         [self.digest.as_str(), self.clear()]
             .iter()

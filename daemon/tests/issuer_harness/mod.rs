@@ -1,6 +1,7 @@
 //! Starts the real `jwtunneld` in a folder of its own, on ports that the system chooses.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
+pub mod original;
 pub mod postgres;
 
 use std::collections::BTreeMap;

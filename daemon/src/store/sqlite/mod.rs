@@ -74,8 +74,8 @@ pub(super) async fn open_file(path: &Path) -> Result<(SqliteConnection, Origin),
     Ok((connection, origin))
 }
 
-/// A copy of the whole database beside it, named after its occasion, for its owner alone. An earlier copy
-/// of that name stays: it is the older one that somebody may want back.
+/// A copy of the whole database beside it, named after its occasion. An earlier copy of that name stays: it
+/// is the older one that somebody may want back.
 pub(super) async fn copy(
     connection: &mut SqliteConnection,
     path: &Path,
@@ -87,15 +87,20 @@ pub(super) async fn copy(
     if fs::metadata(&copy).is_ok_and(|metadata| metadata.len() > 0) {
         return Ok(copy);
     }
-    // SQLite fills an empty file, which has its mode already.
-    create(&copy).map_err(|source| file_error(&copy, source))?;
+    copy_to(connection, &copy).await
+}
+
+/// A copy of the whole database in a new file, for its owner alone.
+pub(super) async fn copy_to(
+    connection: &mut SqliteConnection,
+    copy: &Path,
+) -> Result<PathBuf, OpenError> {
+    // SQLite fills an empty file, which has its mode already, and no other.
+    create(copy).map_err(|source| file_error(copy, source))?;
     let text = copy.to_string_lossy().into_owned();
     let done = sqlx::query("VACUUM INTO $1").bind(text).execute(connection).await;
-    if let Err(source) = done {
-        let _ = fs::remove_file(&copy);
-        return Err(sqlite_error(&copy, source));
-    }
-    Ok(copy)
+    done.map_err(|source| sqlite_error(copy, source))?;
+    Ok(copy.into())
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {
