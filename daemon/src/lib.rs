@@ -38,10 +38,10 @@ use config::{Config, Jwthenticator, NetunnelAuth};
 use http::serve::{self, Listener};
 use http::{App, Routes};
 use issuer::Issuer;
-use key_ring::{KeyRing, RingError, Settings};
+use key_ring::{KeyRing, RingError, Settings, SharedVault};
 use logging::Throttle;
 use sockets::{SocketError, Sockets};
-use store::{Store, TokenForm};
+use store::{Changes, Store, TokenForm};
 use tunnel::{ConfiguredError, Server};
 
 /// Why the daemon does not start, or ends before it is told to.
@@ -107,12 +107,13 @@ pub async fn run(
         own.into_iter().flatten().filter_map(Listener::socket_address).collect();
 
     let clock = Clock::system();
-    let ring = Arc::new(open_ring(&config, clock.clone()).await?);
     let store = Store::open(&issuer.database_url, issuer.queue_limit).await?;
+    let ring = Arc::new(open_ring(&config, clock.clone(), &store).await?);
     log_start(&config, &ring);
     log_database(&store).await;
     let tunnels = Server::new(tunnels, authenticator(&config, &ring, clock.clone())?);
 
+    let store_changes = store.changes();
     let app = Arc::new(App {
         settings: issuer.clone(),
         store,
@@ -133,6 +134,8 @@ pub async fn run(
 
     let stop = services.stop.clone();
     let rotation = tokio::spawn(ring.clone().run(stop.clone()));
+    let changes =
+        store_changes.map(|changes| tokio::spawn(follow(changes, ring.clone(), stop.clone())));
     notify(&[NotifyState::Ready]);
     info!(event = "ready", outcome = "ok");
     let watchdog = tokio::spawn(watchdog(stop.clone()));
@@ -151,7 +154,7 @@ pub async fn run(
     // The listeners go on answering meanwhile: whoever asks for a tunnel is told that there is none.
     tunnels.drain(config.netunnel.drain_timeout).await;
     services.drain(config.netunnel.drain_timeout).await;
-    for task in [rotation, watchdog] {
+    for task in [Some(rotation), Some(watchdog), changes].into_iter().flatten() {
         // Both end with `stop`; the result of a rotation in progress is on disk.
         let _ = task.await;
     }
@@ -204,16 +207,60 @@ fn authenticator(config: &Config, ring: &KeyRing, clock: Clock) -> Result<Authen
     Ok(Authenticator::new(mode, config.netunnel.leeway, clock)?)
 }
 
-async fn open_ring(config: &Config, clock: Clock) -> Result<KeyRing, RunError> {
+async fn open_ring(config: &Config, clock: Clock, store: &Store) -> Result<KeyRing, RunError> {
     let settings = Settings {
         keys: config.keys.clone(),
         jwks_file: config.jwks.file.clone(),
         jwt_lifetime: config.jwthenticator.jwt_lifetime,
         leeway: config.jwthenticator.leeway,
     };
+    let file = key_ring::encryption_key_file(config.keys.encryption_key_file.as_deref());
+    let file = file.filter(|_| store.is_shared() && config.keys.pair.is_none());
+    if file.is_none() && store.is_shared() && config.keys.pair.is_none() {
+        warn!(
+            event = "signing_keys_local",
+            reason = "daemons on the same PostgreSQL do not know this one's signing keys; to share \
+                      them, set [keys] encryption_key_file to the same key for each"
+        );
+    }
+    let (store, runtime) = (store.clone(), tokio::runtime::Handle::current());
     // Making an RSA key takes a while, and the disk may.
-    let opened = tokio::task::spawn_blocking(move || KeyRing::open(settings, clock)).await;
-    Ok(opened.map_err(|_| RunError::Ended)??)
+    let opened = tokio::task::spawn_blocking(move || {
+        let shared = file.as_deref().map(|encryption_key| SharedVault {
+            store: &store,
+            runtime,
+            encryption_key,
+        });
+        KeyRing::open(settings, clock, shared)
+    });
+    Ok(opened.await.map_err(|_| RunError::Ended)??)
+}
+
+/// Follows what other daemons on the same database do, until `stop`.
+async fn follow(mut changes: Changes, ring: Arc<KeyRing>, stop: CancellationToken) {
+    let throttle = Throttle::new();
+    loop {
+        let changed = tokio::select! {
+            () = stop.cancelled() => return,
+            changed = changes.next() => changed,
+        };
+        let done = match changed {
+            Ok(()) => {
+                let ring = ring.clone();
+                let done = tokio::task::spawn_blocking(move || ring.reload()).await;
+                done.map_err(|error| error.to_string())
+                    .and_then(|done| done.map_err(|error| error.to_string()))
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = done {
+            throttle.run(|suppressed| {
+                error!(event = "follow", outcome = "error", error, suppressed);
+            });
+            // The database is away, or the disk is full; both are noticed elsewhere too.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
 }
 
 async fn republish(ring: &Arc<KeyRing>) {

@@ -50,11 +50,14 @@ Examples:
     /// Announce a new signing key, which signs when every verifier can know it.
     ///
     /// The old key stays published until the last token that it signed has expired; no token becomes
-    /// invalid, and nginx need not be reloaded.
+    /// invalid, and nginx need not be reloaded. With --emergency the new key signs at once, and the old one
+    /// is not published any more: whoever has stolen it can do nothing with it, and every client needs a new
+    /// token, which it gets with its key or refresh token as usual.
     #[command(after_help = "\
 Examples:
-  jwtunnel keys rotate          sign with the new key after [keys] announce_for
-  jwtunnel keys rotate --now    sign with it in ten seconds")]
+  jwtunnel keys rotate                sign with the new key after [keys] announce_for
+  jwtunnel keys rotate --now          sign with it in ten seconds
+  jwtunnel keys rotate --emergency    the present key has been stolen")]
     Rotate(Rotate),
 }
 
@@ -103,8 +106,12 @@ struct Rotate {
     connection: Connection,
 
     /// Announce for ten seconds only.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "emergency")]
     now: bool,
+
+    /// Sign with a new key at once, and drop the present one with all its tokens.
+    #[arg(long)]
+    emergency: bool,
 }
 
 /// Runs `jwtunnel keys …`.
@@ -163,12 +170,20 @@ async fn rotate(args: Rotate) -> anyhow::Result<ExitCode> {
     let Some(server) = Server::parse(&args.connection.server) else {
         return Ok(usage_error(&bad_server(&args.connection.server)));
     };
-    let answer = server.post("/rotate_signing_key", &json!({"now": args.now})).await?;
+    let body = json!({"now": args.now, "emergency": args.emergency});
+    let answer = server.post("/rotate_signing_key", &body).await?;
     answer.expect(StatusCode::OK)?;
     let (kid, signs_in) = (&answer.body["kid"], &answer.body["signs_in"]);
     let mut out = io::stdout();
     if args.connection.json {
-        writeln!(out, "{}", json!({"kid": kid, "signs_in": signs_in}))?;
+        let dropped = &answer.body["dropped"];
+        writeln!(out, "{}", json!({"kid": kid, "signs_in": signs_in, "dropped": dropped}))?;
+    } else if args.emergency {
+        let kid = kid.as_str().unwrap_or_default();
+        writeln!(out, "the key {kid} signs; dropped with all their tokens:")?;
+        for kid in answer.body["dropped"].as_array().into_iter().flatten() {
+            writeln!(out, "  {}", untrusted(kid.as_str().unwrap_or_default()))?;
+        }
     } else {
         let kid = kid.as_str().unwrap_or_default();
         writeln!(out, "the key {kid} is published and signs in {signs_in} s")?;

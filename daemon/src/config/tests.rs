@@ -46,7 +46,7 @@ identty = \"registered\"
 body_limit = -1
 [keys]
 algorithm = \"HS256\"
-rotate_every = \"30d\"
+rotate_every = \"30 days\"
 [netunel]
 x = 1
 [jwks]
@@ -57,8 +57,8 @@ revocation_file = \"r.json\"
         "\
 t.toml:7: [keys] algorithm = \"HS256\": expected one of \"RS256\", \"RS384\", \"RS512\", \"PS256\", \
 \"PS384\", \"PS512\", \"ES256\", \"ES384\", \"EdDSA\"
-t.toml:8: [keys] rotate_every: not available yet; remove it and rotate with `jwtunnel keys rotate`, \
-from a timer if it should recur
+t.toml:8: [keys] rotate_every = \"30 days\": expected a duration: a whole number and a unit, such as \
+\"30s\", \"5m\", \"12h\" or \"30d\"
 t.toml:2: [jwthenticator] listen = \"127.0.0.1\": expected an IP address and port such as \
 \"127.0.0.1:5050\" or \"[::1]:5050\", or \"unix:/path/to/socket\"
 t.toml:3: [jwthenticator] jwt_lifetime = \"25 hours\": expected a duration: a whole number and a \
@@ -73,7 +73,24 @@ standard_claims, issuer, refresh_requires_live_key, identity, audience, leeway, 
 body_limit, queue_limit, header_timeout, body_timeout, handler_timeout
 t.toml:9: [netunel]: unknown section; the sections are [keys], [jwthenticator], [jwks], [netunnel]
 environment variable JWTUNNEL_KEYS_COLOUR: unknown setting; the settings here are directory, \
-algorithm, rsa_bits, announce_for"
+algorithm, rsa_bits, announce_for, rotate_every, encryption_key_file"
+    );
+}
+
+#[test]
+fn a_schedule_leaves_time_to_announce_and_room_in_the_jwks() {
+    let every = |text: &str| format!("[keys]\nrotate_every = \"{text}\"\n");
+    assert_eq!(parse("", &[]).unwrap().config.keys.rotate_every, Duration::from_secs(30 * 86_400));
+    assert!(parse(&every("0s"), &[]).is_ok());
+    let text = errors(&every("5m"), &[("JWT_LEASE_TIME", "60")]);
+    assert_eq!(
+        text,
+        "t.toml:2: [keys] rotate_every: expected more than announce_for, or \"0s\" for no schedule"
+    );
+    let text = errors(&every("10m"), &[]);
+    assert!(
+        text.starts_with("t.toml:2: [keys] rotate_every: expected at least a fiftieth"),
+        "{text}"
     );
 }
 

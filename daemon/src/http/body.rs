@@ -124,6 +124,11 @@ impl Fields {
         }
     }
 
+    /// A switch that may be left out, and is off then.
+    pub(super) fn optional_flag(&mut self, name: &'static str) -> Option<bool> {
+        if self.given.contains_key(name) { self.flag(name) } else { Some(false) }
+    }
+
     /// Refuses whatever was not taken, and gives `fields` back if nothing was wrong.
     pub(super) fn finish<T>(mut self, fields: Option<T>) -> Result<T, ApiError> {
         for name in self.given.into_iter().map(|(name, _)| name) {

@@ -8,12 +8,14 @@
 //! database and carry changes out, `schema` knows whose tables there are.
 
 mod change;
+mod changes;
 mod connection;
 mod harden;
 mod keys;
 mod postgres;
 mod refresh_tokens;
 mod schema;
+mod signing_keys;
 mod sqlite;
 mod value;
 
@@ -23,9 +25,11 @@ use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
 
+pub(crate) use changes::Changes;
 pub use harden::{HardenError, Hardened, harden};
 pub use keys::{KeyHash, Registration, StoredKey};
 pub use refresh_tokens::{RefreshToken, StoredRefreshToken};
+pub(crate) use signing_keys::SigningKeyRow;
 
 use crate::config::DatabaseUrl;
 use change::Change;
