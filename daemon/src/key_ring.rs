@@ -246,6 +246,13 @@ impl KeyRing {
         self.accept(&mut entries, next)
     }
 
+    /// When every token that is valid now has expired, in Unix seconds, the leeway of verifiers included.
+    pub fn last_token_ends(&self, now: i64) -> i64 {
+        let longest = self.lock().iter().map(|entry| entry.record.longest_lifetime).max();
+        let longest = longest.unwrap_or(0).max(self.settings.jwt_lifetime.as_secs());
+        now.saturating_add_unsigned(plan::stay(longest, &self.settings))
+    }
+
     /// Writes the JWKS file again, as it should be. Waits for the disk.
     ///
     /// # Errors
@@ -461,8 +468,17 @@ fn new_key(keys: &Keys) -> Result<SigningKey, KeyError> {
 
 impl Published {
     fn of(entries: &[Entry]) -> Result<Self, RingError> {
+        // The same order in every daemon, so that their files are the same.
+        let rank = |entry: &&Entry| match entry.record.life {
+            Life::Announced { .. } => 0,
+            Life::Signing => 1,
+            Life::Retiring { .. } => 2,
+        };
         let mut newest_first: Vec<&Entry> = entries.iter().collect();
-        newest_first.sort_by_key(|entry| std::cmp::Reverse(entry.record.created));
+        newest_first.sort_by(|a, b| {
+            let by_age = rank(a).cmp(&rank(b)).then(b.record.created.cmp(&a.record.created));
+            by_age.then_with(|| a.record.kid.cmp(&b.record.kid))
+        });
         let keys = PublicJwks { keys: newest_first.iter().map(|e| e.key.jwk().clone()).collect() };
         let document = jwks_file::document(&keys);
         Ok(Self {

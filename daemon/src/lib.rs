@@ -15,6 +15,7 @@ pub mod issuer;
 pub mod jwks_file;
 pub mod key_ring;
 pub mod logging;
+pub mod revocation;
 pub mod secret;
 pub mod shutdown;
 pub mod signing_key;
@@ -40,6 +41,7 @@ use http::{App, Routes};
 use issuer::Issuer;
 use key_ring::{KeyRing, RingError, Settings, SharedVault};
 use logging::Throttle;
+use revocation::{RevocationError, RevocationList};
 use sockets::{SocketError, Sockets};
 use store::{Changes, Store, TokenForm};
 use tunnel::{ConfiguredError, Server};
@@ -57,6 +59,9 @@ pub enum RunError {
     /// The database.
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    /// The revocations and their file.
+    #[error("revocations: {0}")]
+    Revocations(#[from] RevocationError),
     /// The tunnels' settings.
     #[error(transparent)]
     Tunnels(#[from] ConfiguredError),
@@ -111,7 +116,12 @@ pub async fn run(
     let ring = Arc::new(open_ring(&config, clock.clone(), &store).await?);
     log_start(&config, &ring);
     log_database(&store).await;
-    let tunnels = Server::new(tunnels, authenticator(&config, &ring, clock.clone())?);
+    let standard_claims = issuer.standard_claims;
+    let file = &config.jwks.revocation_file;
+    let revocations = RevocationList::open(store.clone(), file, standard_claims).await?;
+    let revocations = Arc::new(revocations);
+    let auth = authenticator(&config, &ring, clock.clone())?.with_revocations(revocations.live());
+    let tunnels = Server::new(tunnels, auth);
 
     let store_changes = store.changes();
     let app = Arc::new(App {
@@ -119,7 +129,9 @@ pub async fn run(
         store,
         issuer: Issuer::new(ring.clone(), clock.clone(), issuer),
         ring: ring.clone(),
-        clock,
+        revocations: revocations.clone(),
+        tunnels: tunnels.clone(),
+        clock: clock.clone(),
         faults: Throttle::new(),
     });
     let mut services = Services::new(issuer.header_timeout);
@@ -134,8 +146,10 @@ pub async fn run(
 
     let stop = services.stop.clone();
     let rotation = tokio::spawn(ring.clone().run(stop.clone()));
+    let followed = Followed { ring: ring.clone(), revocations, tunnels: tunnels.clone() };
+    let pruning = tokio::spawn(prune(followed.clone(), clock, stop.clone()));
     let changes =
-        store_changes.map(|changes| tokio::spawn(follow(changes, ring.clone(), stop.clone())));
+        store_changes.map(|changes| tokio::spawn(follow(changes, followed, stop.clone())));
     notify(&[NotifyState::Ready]);
     info!(event = "ready", outcome = "ok");
     let watchdog = tokio::spawn(watchdog(stop.clone()));
@@ -154,7 +168,7 @@ pub async fn run(
     // The listeners go on answering meanwhile: whoever asks for a tunnel is told that there is none.
     tunnels.drain(config.netunnel.drain_timeout).await;
     services.drain(config.netunnel.drain_timeout).await;
-    for task in [Some(rotation), Some(watchdog), changes].into_iter().flatten() {
+    for task in [Some(rotation), Some(watchdog), Some(pruning), changes].into_iter().flatten() {
         // Both end with `stop`; the result of a rotation in progress is on disk.
         let _ = task.await;
     }
@@ -236,8 +250,26 @@ async fn open_ring(config: &Config, clock: Clock, store: &Store) -> Result<KeyRi
     Ok(opened.await.map_err(|_| RunError::Ended)??)
 }
 
+/// What follows the database.
+#[derive(Clone)]
+struct Followed {
+    ring: Arc<KeyRing>,
+    revocations: Arc<RevocationList>,
+    tunnels: Arc<Server>,
+}
+
+impl Followed {
+    async fn reload(&self) -> Result<(), String> {
+        let ring = self.ring.clone();
+        let keys = tokio::task::spawn_blocking(move || ring.reload()).await;
+        self.revocations.reload().await.map_err(|error| error.to_string())?;
+        self.tunnels.close_revoked(&self.revocations.live().load());
+        keys.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+}
+
 /// Follows what other daemons on the same database do, until `stop`.
-async fn follow(mut changes: Changes, ring: Arc<KeyRing>, stop: CancellationToken) {
+async fn follow(mut changes: Changes, followed: Followed, stop: CancellationToken) {
     let throttle = Throttle::new();
     loop {
         let changed = tokio::select! {
@@ -245,12 +277,7 @@ async fn follow(mut changes: Changes, ring: Arc<KeyRing>, stop: CancellationToke
             changed = changes.next() => changed,
         };
         let done = match changed {
-            Ok(()) => {
-                let ring = ring.clone();
-                let done = tokio::task::spawn_blocking(move || ring.reload()).await;
-                done.map_err(|error| error.to_string())
-                    .and_then(|done| done.map_err(|error| error.to_string()))
-            }
+            Ok(()) => followed.reload().await,
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = done {
@@ -259,6 +286,23 @@ async fn follow(mut changes: Changes, ring: Arc<KeyRing>, stop: CancellationToke
             });
             // The database is away, or the disk is full; both are noticed elsewhere too.
             tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// Drops what is over, once a minute, and writes again what could not be written, until `stop`.
+async fn prune(followed: Followed, clock: Clock, stop: CancellationToken) {
+    let throttle = Throttle::new();
+    let mut ticks = tokio::time::interval(Duration::from_secs(60));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = followed.revocations.prune(clock.unix_now()).await {
+            throttle.run(|suppressed| {
+                warn!(event = "prune", outcome = "error", error = %error, suppressed);
+            });
         }
     }
 }

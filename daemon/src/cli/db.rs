@@ -45,7 +45,7 @@ struct Harden {
     #[arg(short, long, value_name = "FILE", conflicts_with = "database_url")]
     config: Option<PathBuf>,
 
-    /// The database itself, as [jwthenticator] database_url has it.
+    /// The database itself, as the setting database_url has it.
     #[arg(long, value_name = "URL", value_parser = parse_database_url)]
     database_url: Option<DatabaseUrl>,
 

@@ -47,6 +47,17 @@ Examples:
   pass show gateway/client | jwtunnel keys register --key-file -
   jwtunnel keys register --generate --json --server unix:/run/jwtunnel/internal.sock")]
     Register(Register),
+    /// Revoke registered keys, for good, with all their tokens.
+    ///
+    /// Their access tokens are refused within seconds, by the daemon and by every nginx that reads its
+    /// revocation file; refresh tokens get nothing any more; tunnels are closed. A revoked key cannot be
+    /// registered again.
+    #[command(after_help = "\
+Examples:
+  jwtunnel keys revoke --key-file client.key
+  jwtunnel keys revoke --key-id 0f3c…            the claim `key` of its tokens
+  jwtunnel keys revoke --identifier 7d2b0d0c-8d7e-4a51-9f0c-3f1f8f3f4f11    every key of that client")]
+    Revoke(Revoke),
     /// Announce a new signing key, which signs when every verifier can know it.
     ///
     /// The old key stays published until the last token that it signed has expired; no token becomes
@@ -62,7 +73,7 @@ Examples:
 }
 
 #[derive(Debug, clap::Args)]
-struct Connection {
+pub(super) struct Connection {
     /// The daemon's internal listener: http://HOST:PORT or unix:/path.
     #[arg(
         long,
@@ -101,6 +112,25 @@ struct Register {
 }
 
 #[derive(Debug, clap::Args)]
+#[group(id = "selector", required = true, multiple = false, args = ["revoked_key_file", "key_id", "identifier"])]
+struct Revoke {
+    #[command(flatten)]
+    connection: Connection,
+
+    /// The file that holds the key; `-` is standard input. One newline at its end is left out.
+    #[arg(id = "revoked_key_file", long = "key-file", value_name = "FILE")]
+    key_file: Option<PathBuf>,
+
+    /// The key's public name, which its tokens have as the claim `key`.
+    #[arg(long, value_name = "ID")]
+    key_id: Option<String>,
+
+    /// Every key that was registered for this client, and all tokens that name it.
+    #[arg(long, value_name = "UUID")]
+    identifier: Option<Uuid>,
+}
+
+#[derive(Debug, clap::Args)]
 struct Rotate {
     #[command(flatten)]
     connection: Connection,
@@ -121,6 +151,7 @@ struct Rotate {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Register(args) => register(args).await,
+        Command::Revoke(args) => revoke(args).await,
         Command::Rotate(args) => rotate(args).await,
     }
 }
@@ -162,6 +193,43 @@ async fn register(args: Register) -> anyhow::Result<ExitCode> {
         if let Some(key) = shown {
             writeln!(out, "key: {key}")?;
         }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn revoke(args: Revoke) -> anyhow::Result<ExitCode> {
+    let body = match (&args.key_file, &args.key_id, args.identifier) {
+        (Some(path), _, _) => json!({"key": read_key(path)?.expose()}),
+        (None, Some(id), _) => json!({"key_id": id}),
+        (None, None, identifier) => json!({"identifier": identifier}),
+    };
+    send_revocation(&args.connection, "/revoke_key", &body, "no such key is registered").await
+}
+
+/// Asks the daemon to revoke something, and tells what became of it. `nothing` is the error if there was
+/// nothing to revoke.
+pub(super) async fn send_revocation(
+    connection: &Connection,
+    path: &str,
+    body: &Value,
+    nothing: &str,
+) -> anyhow::Result<ExitCode> {
+    let Some(server) = Server::parse(&connection.server) else {
+        return Ok(usage_error(&bad_server(&connection.server)));
+    };
+    let answer = server.post(path, body).await?;
+    answer.expect(StatusCode::OK)?;
+    if answer.body["result"] != true {
+        bail!("{nothing}");
+    }
+    let revoked = &answer.body["revoked"];
+    let mut out = io::stdout();
+    if connection.json {
+        writeln!(out, "{}", json!({"revoked": revoked}))?;
+    } else if path == "/revoke_key" {
+        writeln!(out, "keys revoked: {revoked}")?;
+    } else {
+        writeln!(out, "revoked")?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -37,9 +37,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Register clients' keys, and rotate the signing key.
+    /// Register and revoke clients' keys, and rotate the signing key.
     Keys(keys::Args),
-    /// Make, decode and verify tokens, offline.
+    /// Make, decode and verify tokens, offline; revoke them.
     Token(token::Args),
     /// Make a signing key and the JWKS that verifies it.
     Keygen(keygen::Args),

@@ -135,6 +135,8 @@ pub struct KeyPairFiles {
 pub struct Jwks {
     /// The file that nginx reads. Default `jwtunnel-data/public/jwks.json`.
     pub file: PathBuf,
+    /// What is refused before it expires, also for nginx. Default `revoked.json` beside `file`.
+    pub revocation_file: PathBuf,
 }
 
 /// Section `[netunnel]`.
@@ -239,8 +241,14 @@ fn read_sections(reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Config 
                     tokens that are valid are published";
         reader.problem_of("keys", "rotate_every", text.into());
     }
-    let jwks = Jwks { file: reader.take("jwks", "file", data.join("public/jwks.json")) };
-    reader.later("jwks", "revocation_file", "remove it: tokens end by their exp claim only");
+    let file: PathBuf = reader.take("jwks", "file", data.join("public/jwks.json"));
+    let beside = file.with_file_name("revoked.json");
+    let revocation_file = reader.take("jwks", "revocation_file", beside);
+    if revocation_file == file {
+        let text = "expected another file than [jwks] file".into();
+        reader.problem_of("jwks", "revocation_file", text);
+    }
+    let jwks = Jwks { file, revocation_file };
     reader.later("jwks", "remote", "remove it: only the daemon's own keys are published");
     let netunnel = read_netunnel(reader, data, jwthenticator.leeway);
     reader.later_section("signer_proxy", "remove the section");

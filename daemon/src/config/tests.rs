@@ -28,6 +28,7 @@ fn without_a_file_every_setting_has_a_default_under_the_data_folder() {
         &config.jwthenticator.database_url.file().unwrap().to_path_buf(),
         &config.keys.directory,
         &config.jwks.file,
+        &config.jwks.revocation_file,
         &config.netunnel.state_file,
     ] {
         assert!(path.starts_with(DEFAULT_DATA), "{}", path.display());
@@ -65,7 +66,6 @@ t.toml:3: [jwthenticator] jwt_lifetime = \"25 hours\": expected a duration: a wh
 unit, such as \"30s\", \"5m\", \"12h\" or \"30d\"
 t.toml:5: [jwthenticator] body_limit = -1: expected a size in bytes, such as 65536, \"64k\" or \
 \"10m\"
-t.toml:12: [jwks] revocation_file: not available yet; remove it: tokens end by their exp claim only
 environment variable JWTUNNEL_NETUNNEL_AUTH: \"basic\": expected one of \"jwt\", \"secret\", \"none\"
 t.toml:4: [jwthenticator] identty: unknown setting; did you mean identity? The settings here are \
 listen, internal_listen, database_url, jwt_lifetime, key_lifetime, refresh_lifetime, \

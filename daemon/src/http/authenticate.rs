@@ -33,6 +33,7 @@ pub(super) async fn authenticate(
     // Unknown and expired are one answer after the same work; only the log tells them apart.
     let reason = match &found {
         None => Some("unknown"),
+        Some(key) if key.revoked => Some("revoked"),
         Some(key) if key.expires_at <= now => Some("expired"),
         Some(_) => None,
     };

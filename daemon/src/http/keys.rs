@@ -37,6 +37,12 @@ pub(super) async fn register_key(
         .register_key(&hash, identifier, now, now + app.settings.key_lifetime)
         .await
         .map_err(|error| app.unavailable(&error))?;
+    if registration.revoked {
+        let key_fp = hash.fingerprint();
+        info!(event = "register_key", outcome = "denied", reason = "revoked", ip = %peer, key_fp);
+        let text = "the key has been revoked, which is for good; register another one";
+        return Err(ApiError::Conflict(text.into()));
+    }
     info!(
         event = "register_key",
         outcome = "ok",

@@ -31,6 +31,7 @@ pub(super) async fn refresh(
     let found = found.map_err(|error| app.unavailable(&error))?;
     let reason = match &found {
         None => Some("unknown"),
+        Some(token) if token.key.revoked => Some("revoked"),
         Some(token) if token.expires_at <= now => Some("expired"),
         Some(token) if app.settings.refresh_requires_live_key && token.key.expires_at <= now => {
             Some("key_expired")

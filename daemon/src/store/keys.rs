@@ -53,6 +53,8 @@ pub struct StoredKey {
     pub asserted: bool,
     /// No tokens for the key from then on.
     pub expires_at: SystemTime,
+    /// Whether an administrator has revoked it, which is for good.
+    pub revoked: bool,
 }
 
 /// What a registration did.
@@ -60,6 +62,8 @@ pub struct StoredKey {
 pub struct Registration {
     /// The identifier that holds: of the first registration.
     pub identifier: Uuid,
+    /// The key has been revoked, and is not registered.
+    pub revoked: bool,
 }
 
 /// A row, or its part of a join.
@@ -71,6 +75,7 @@ pub(super) struct KeyRow {
     public_id: Option<String>,
     identity: Option<String>,
     key_expires_at: Option<Time>,
+    revoked_at: Option<Time>,
 }
 
 impl Store {
@@ -80,7 +85,7 @@ impl Store {
     /// [`StoreError`]; an absent key is none.
     pub async fn find_key(&self, hash: &KeyHash) -> Result<Option<StoredKey>, StoreError> {
         const QUERY: &str = "SELECT CAST(id AS BIGINT) AS key_id, key_hash, identifier, public_id, \
-                             identity, expires_at AS key_expires_at \
+                             identity, expires_at AS key_expires_at, revoked_at \
                              FROM keys WHERE key_hash = $1 LIMIT 2";
         let rows: Vec<KeyRow> = self
             .patiently(async {
@@ -98,7 +103,8 @@ impl Store {
         Ok(same.then_some(key))
     }
 
-    /// Registers a key, or extends it. The first identifier holds; an expiry is never brought forward.
+    /// Registers a key, or extends it, unless it has been revoked. The first identifier holds; an expiry is
+    /// never brought forward.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing is registered.
@@ -136,17 +142,17 @@ impl Change for Register {
         const UPSERT: &str = "INSERT INTO keys (key_hash, identifier, created, expires_at, \
              public_id, identity) VALUES ($1, $2, $3, $4, $5, 'registered') \
              ON CONFLICT (key_hash) DO UPDATE SET expires_at = \
-             CASE WHEN keys.expires_at > excluded.expires_at THEN keys.expires_at \
-             ELSE excluded.expires_at END \
-             RETURNING identifier";
-        let identifier: Id = on!(connection, c => sqlx::query_scalar(UPSERT)
+             CASE WHEN keys.revoked_at IS NOT NULL OR keys.expires_at > excluded.expires_at \
+             THEN keys.expires_at ELSE excluded.expires_at END \
+             RETURNING identifier, revoked_at";
+        let (identifier, revoked_at): (Id, Option<Time>) = on!(connection, c => sqlx::query_as(UPSERT)
             .bind(self.hash.as_str())
             .bind(self.identifier)
             .bind(self.now)
             .bind(self.expires_at)
             .bind(&self.public_id)
             .fetch_one(c))?;
-        Ok(Registration { identifier: identifier.0 })
+        Ok(Registration { identifier: identifier.0, revoked: revoked_at.is_some() })
     }
 }
 
@@ -163,6 +169,7 @@ impl TryFrom<KeyRow> for StoredKey {
             public_id: row.public_id,
             asserted: row.identity.is_none(),
             expires_at: row.key_expires_at.ok_or_else(malformed)?.0,
+            revoked: row.revoked_at.is_some(),
         })
     }
 }

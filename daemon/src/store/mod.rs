@@ -14,6 +14,7 @@ mod harden;
 mod keys;
 mod postgres;
 mod refresh_tokens;
+mod revocations;
 mod schema;
 mod signing_keys;
 mod sqlite;
@@ -29,6 +30,8 @@ pub(crate) use changes::Changes;
 pub use harden::{HardenError, Hardened, harden};
 pub use keys::{KeyHash, Registration, StoredKey};
 pub use refresh_tokens::{RefreshToken, StoredRefreshToken};
+pub(crate) use revocations::RevocationRow;
+pub use revocations::{KeySelector, RevokedKey};
 pub(crate) use signing_keys::SigningKeyRow;
 
 use crate::config::DatabaseUrl;

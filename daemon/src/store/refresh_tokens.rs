@@ -87,7 +87,7 @@ impl Store {
     ) -> Result<Option<StoredRefreshToken>, StoreError> {
         const QUERY: &str = "SELECT CAST(r.id AS BIGINT) AS id, r.token, r.expires_at, \
              CAST(k.id AS BIGINT) AS key_id, k.key_hash, k.identifier, k.public_id, k.identity, \
-             k.expires_at AS key_expires_at \
+             k.expires_at AS key_expires_at, k.revoked_at \
              FROM refresh_tokens r JOIN keys k ON k.id = r.key_id \
              WHERE r.token IN ($1, $2) LIMIT 2";
         let rows: Vec<TokenRow> = self

@@ -104,6 +104,7 @@ on_both_engines! {
     i1_no_secret_is_in_the_database,
     a_digest_from_a_copy_is_no_refresh_token,
     what_was_written_is_there_after_reopening,
+    revocations_are_never_taken_back_and_go_when_they_are_over,
     f13_a_newer_schema_is_refused,
     f13_tables_of_another_program_are_refused,
 }
@@ -210,6 +211,35 @@ async fn what_was_written_is_there_after_reopening(place: Place) {
     let store = place.open().await;
     assert!(store.find_key(&hash).await.unwrap().is_some());
     assert!(!store.was_adopted());
+}
+
+async fn revocations_are_never_taken_back_and_go_when_they_are_over(place: Place) {
+    let store = place.open().await;
+    let row = |kind: &str, before, until| RevocationRow {
+        kind: kind.into(),
+        value: "v".into(),
+        before,
+        until,
+    };
+    for (before, until) in [(Some(5), 50), (Some(9), 90), (Some(7), 70)] {
+        store.revoke(row("identifier", before, until)).await.unwrap();
+    }
+    store.revoke(row("kid", None, 60)).await.unwrap();
+    assert!(!store.prune_revocations(60).await.unwrap());
+    let mut rows = store.revocations().await.unwrap();
+    rows.sort_by(|a, b| a.kind.cmp(&b.kind));
+    assert_eq!(rows, [row("identifier", Some(9), 90), row("kid", None, 60)]);
+    assert!(store.prune_revocations(61).await.unwrap());
+    assert_eq!(store.revocations().await.unwrap(), [row("identifier", Some(9), 90)]);
+    // A revoked key stays revoked, whatever is registered later.
+    let hash = KeyHash::of("k");
+    store.register_key(&hash, Uuid::new_v4(), at(1), at(9)).await.unwrap();
+    let selector = KeySelector::Hash(hash.clone());
+    let keys = store.revoke_keys(selector.clone(), at(2), |_| Vec::new()).await.unwrap();
+    assert_eq!((keys.len(), keys[0].fingerprint.as_str()), (1, hash.fingerprint()));
+    assert!(store.register_key(&hash, Uuid::new_v4(), at(3), at(99)).await.unwrap().revoked);
+    let key = store.find_key(&hash).await.unwrap().unwrap();
+    assert_eq!((key.revoked, key.expires_at), (true, at(2)));
 }
 
 async fn f13_a_newer_schema_is_refused(place: Place) {

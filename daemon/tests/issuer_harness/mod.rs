@@ -165,6 +165,11 @@ impl Daemon {
         std::mem::replace(&mut self.root, tempfile::tempdir().unwrap())
     }
 
+    /// The PostgreSQL that it uses, for the next daemon.
+    pub fn database(&self) -> Option<postgres::Database> {
+        self.database.clone()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
