@@ -16,6 +16,7 @@ use jwt_core::{Claims, JwkSet, Policy, Rejection};
 use serde_json::json;
 
 use crate::clock::Clock;
+use crate::revocation::{LiveRevocations, Revocations};
 use crate::secret::Secret;
 use crate::signing_key::LiveKeys;
 use crate::tunnel::respond;
@@ -54,6 +55,13 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// Whether the token that proved it has been revoked since.
+    pub fn is_revoked(&self, revocations: &Revocations) -> bool {
+        self.claims.as_ref().is_some_and(|claims| revocations.refuses(claims))
+    }
+}
+
 impl PartialEq for Identity {
     fn eq(&self, other: &Self) -> bool {
         self.identifier == other.identifier
@@ -84,6 +92,7 @@ pub enum Mode {
 pub struct Authenticator {
     keys: Keys,
     policy: Arc<Policy>,
+    revocations: LiveRevocations,
     clock: Clock,
 }
 
@@ -107,6 +116,9 @@ pub enum AuthError {
     /// The token was refused.
     #[error("bad token: {0}")]
     Rejected(#[source] Rejection),
+    /// The token was good, and has been revoked.
+    #[error("the token has been revoked")]
+    Revoked,
     /// The token names no caller.
     #[error("the token has neither identifier nor sub, or an unusable one")]
     NoIdentity,
@@ -142,7 +154,13 @@ impl Authenticator {
         };
         // What we issue always expires, so nothing without exp is ours.
         let policy = Arc::new(Policy { leeway, require_exp: true, ..Policy::default() });
-        Ok(Self { keys, policy, clock })
+        Ok(Self { keys, policy, revocations: LiveRevocations::default(), clock })
+    }
+
+    /// Refuses what is revoked there, too.
+    #[must_use]
+    pub fn with_revocations(self, revocations: LiveRevocations) -> Self {
+        Self { revocations, ..self }
     }
 
     /// The caller of a request with these headers.
@@ -162,6 +180,9 @@ impl Authenticator {
                     return Err(AuthError::NoKeys);
                 }
                 let claims = self.verify(headers, &keys)?;
+                if self.revocations.load().refuses(&claims) {
+                    return Err(AuthError::Revoked);
+                }
                 let name = claims.str("identifier").or_else(|| claims.str("sub"));
                 let name = name.filter(|name| (1..=IDENTIFIER_BYTES).contains(&name.len()));
                 let identifier = Arc::from(name.ok_or(AuthError::NoIdentity)?.as_ref());
@@ -213,6 +234,7 @@ impl AuthError {
             Self::Missing => "missing",
             Self::Ambiguous => "malformed",
             Self::Rejected(rejection) => rejection.reason(),
+            Self::Revoked => "revoked",
             Self::NoIdentity => "claim",
             Self::NoKeys => "keys_unavailable",
             Self::Forbidden(inner) => inner.reason(),
@@ -233,7 +255,7 @@ impl IntoResponse for AuthError {
             Self::Missing => {
                 unauthorized("Bearer realm=\"netunnel\"", "a bearer token is required")
             }
-            Self::Ambiguous | Self::Rejected(_) | Self::NoIdentity => unauthorized(
+            Self::Ambiguous | Self::Rejected(_) | Self::Revoked | Self::NoIdentity => unauthorized(
                 "Bearer realm=\"netunnel\", error=\"invalid_token\"",
                 "the token is not valid",
             ),

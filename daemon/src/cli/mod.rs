@@ -4,6 +4,7 @@
 //! the arguments ends it with 2, as clap's own do.
 
 pub mod connect;
+pub mod db;
 pub mod keygen;
 pub mod keys;
 pub mod token;
@@ -36,12 +37,14 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Register clients' keys, and rotate the signing key.
+    /// Register and revoke clients' keys, and rotate the signing key.
     Keys(keys::Args),
-    /// Make, decode and verify tokens, offline.
+    /// Make, decode and verify tokens, offline; revoke them.
     Token(token::Args),
     /// Make a signing key and the JWKS that verifies it.
     Keygen(keygen::Args),
+    /// Look after the database.
+    Db(db::Args),
     /// Open a tunnel through a NETunnel server.
     Connect(connect::Args),
     /// Print a completion script for a shell.
@@ -63,6 +66,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Keys(args) => keys::run(args).await,
         Command::Token(args) => token::run(args).await,
         Command::Keygen(args) => keygen::run(args).await,
+        Command::Db(args) => db::run(args).await,
         Command::Connect(args) => connect::run(args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -6,6 +6,7 @@
 //! services that this one replaces), `check` (what `jwtunneld --check` adds).
 
 mod check;
+mod database_url;
 mod error;
 mod original;
 mod reader;
@@ -17,11 +18,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use check::unsearchable_parent;
+pub use database_url::{DatabaseUrl, PostgresUrl, parse_database_url};
 pub use error::{ConfigError, Place};
 pub use reader::{Effective, Environment, VariableNote};
 pub use value::{
-    DatabaseUrl, IdentityMode, ListenAddress, NetunnelAuth, RsaBits, SigningAlgorithm, Size,
-    parse_algorithm, parse_duration,
+    IdentityMode, ListenAddress, NetunnelAuth, RsaBits, SigningAlgorithm, Size, parse_algorithm,
+    parse_duration,
 };
 
 use error::Problem;
@@ -109,6 +111,11 @@ pub struct Keys {
     pub rsa_bits: RsaBits,
     /// How long a new key is published before it signs. Default 300 s.
     pub announce_for: Duration,
+    /// How long a key signs before the next one does; zero for as long as nobody rotates. Default 30 days.
+    pub rotate_every: Duration,
+    /// A key for the signing keys that daemons share through PostgreSQL; without one each daemon has its own
+    /// `directory`.
+    pub encryption_key_file: Option<PathBuf>,
     /// A pair of PEM files that signs instead of the directory's keys (`RSA_PUBLIC_KEY_PATH` and
     /// `RSA_PRIVATE_KEY_PATH`).
     pub pair: Option<KeyPairFiles>,
@@ -128,6 +135,8 @@ pub struct KeyPairFiles {
 pub struct Jwks {
     /// The file that nginx reads. Default `jwtunnel-data/public/jwks.json`.
     pub file: PathBuf,
+    /// What is refused before it expires, also for nginx. Default `revoked.json` beside `file`.
+    pub revocation_file: PathBuf,
 }
 
 /// Section `[netunnel]`.
@@ -226,8 +235,20 @@ fn read_sections(reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Config 
     let data = Path::new(DEFAULT_DATA);
     let keys = read_keys(reader, data, warnings);
     let jwthenticator = read_jwthenticator(reader, data, keys.pair.is_some(), warnings);
-    let jwks = Jwks { file: reader.take("jwks", "file", data.join("public/jwks.json")) };
-    reader.later("jwks", "revocation_file", "remove it: tokens end by their exp claim only");
+    // Each key stays published for one token life, and the JWKS has room for so many.
+    if !keys.rotate_every.is_zero() && jwthenticator.jwt_lifetime > keys.rotate_every * 50 {
+        let text = "expected at least a fiftieth of [jwthenticator] jwt_lifetime: the keys of all \
+                    tokens that are valid are published";
+        reader.problem_of("keys", "rotate_every", text.into());
+    }
+    let file: PathBuf = reader.take("jwks", "file", data.join("public/jwks.json"));
+    let beside = file.with_file_name("revoked.json");
+    let revocation_file = reader.take("jwks", "revocation_file", beside);
+    if revocation_file == file {
+        let text = "expected another file than [jwks] file".into();
+        reader.problem_of("jwks", "revocation_file", text);
+    }
+    let jwks = Jwks { file, revocation_file };
     reader.later("jwks", "remote", "remove it: only the daemon's own keys are published");
     let netunnel = read_netunnel(reader, data, jwthenticator.leeway);
     reader.later_section("signer_proxy", "remove the section");
@@ -241,13 +262,14 @@ fn read_keys(reader: &mut Reader<'_>, data: &Path, warnings: &mut Vec<String>) -
     let algorithm = original::algorithm(reader, SECTION);
     let rsa_bits = original::rsa_bits(reader, SECTION);
     let announce_for = reader.take(SECTION, "announce_for", Duration::from_secs(300));
-    reader.later(
-        SECTION,
-        "rotate_every",
-        "remove it and rotate with `jwtunnel keys rotate`, from a timer if it should recur",
-    );
+    let rotate_every = reader.take(SECTION, "rotate_every", 30 * DAY);
+    if !rotate_every.is_zero() && rotate_every <= announce_for {
+        let text = "expected more than announce_for, or \"0s\" for no schedule".into();
+        reader.problem_of(SECTION, "rotate_every", text);
+    }
+    let encryption_key_file = reader.take(SECTION, "encryption_key_file", None);
     let pair = original::key_pair(reader, algorithm, warnings);
-    Keys { directory, algorithm, rsa_bits, announce_for, pair }
+    Keys { directory, algorithm, rsa_bits, announce_for, rotate_every, encryption_key_file, pair }
 }
 
 fn read_jwthenticator(

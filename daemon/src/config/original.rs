@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::KeyPairFiles;
+use super::database_url::DatabaseUrl;
 use super::reader::{Original, Reader, VariableNote};
-use super::value::{DatabaseUrl, ListenAddress, RsaBits, Setting, SigningAlgorithm};
+use super::value::{ListenAddress, RsaBits, Setting, SigningAlgorithm};
 
 /// Variables that mean "this is a JWThenticator deployment": then its one-listener layout holds.
 const DEPLOYMENT: [&str; 14] = [
@@ -26,6 +27,16 @@ const DEPLOYMENT: [&str; 14] = [
     "RSA_PUBLIC_KEY_PATH",
     "RSA_PRIVATE_KEY_PATH",
     "RSA_KEY_SIZE",
+];
+
+/// The original's variables for a PostgreSQL database, with its defaults.
+const DATABASE_PARTS: [(&str, &str); 6] = [
+    ("ASYNC_DB_CONNECTOR", "postgresql+asyncpg"),
+    ("DB_CONNECTOR", "postgresql+pg8000"),
+    ("DB_USER", "postgres"),
+    ("DB_PASS", ""),
+    ("DB_HOST", "localhost"),
+    ("DB_NAME", "jwthenticator"),
 ];
 
 /// The two listeners. `None` for the internal one: both sets of routes on the first.
@@ -82,43 +93,56 @@ pub(super) fn lifetime(
     reader.take_or("jwthenticator", key, &[original], default)
 }
 
-/// The database. SQLAlchemy's URLs are read as SQLAlchemy does.
+/// The database. SQLAlchemy's URLs are read as SQLAlchemy does; without one, the original's parts make
+/// a PostgreSQL URL. In the original, `ASYNC_URI` and its parts are what all queries use.
 pub(super) fn database_url(reader: &mut Reader<'_>, data: &Path) -> DatabaseUrl {
     const SECTION: &str = "jwthenticator";
-    const EXPECTED: &str = "sqlite:///relative.db or sqlite:////absolute.db without parameters \
-                            (PostgreSQL is not available yet)";
     let own = reader.is_set(SECTION, "database_url");
     let environment = reader.environment();
-    if !own {
-        if let (Some(db), Some(asynchronous)) =
-            (environment.get("DB_URI"), environment.get("ASYNC_URI"))
-            && DatabaseUrl::from_sqlalchemy(db) != DatabaseUrl::from_sqlalchemy(asynchronous)
-        {
-            let text = "names another database than DB_URI; unset one of them".into();
-            reader.problem_at_variable("ASYNC_URI", text);
-        }
-        let has_uri = environment.contains_key("DB_URI") || environment.contains_key("ASYNC_URI");
-        for name in
-            ["DB_CONNECTOR", "DB_USER", "DB_PASS", "DB_HOST", "DB_NAME", "ASYNC_DB_CONNECTOR"]
-        {
-            if !has_uri {
-                reader.later_variable(
-                    name,
-                    "PostgreSQL cannot be used; unset it, or set [jwthenticator] database_url to \
-                     an SQLite file",
-                );
-            }
-        }
+    let default = DatabaseUrl::Sqlite(data.join("jwtunnel.db"));
+    let uris = ["ASYNC_URI", "DB_URI"].map(|name| environment.get(name));
+    if !own
+        && let [Some(asynchronous), Some(db)] = uris
+        && DatabaseUrl::from_sqlalchemy(db) != DatabaseUrl::from_sqlalchemy(asynchronous)
+    {
+        let text = "names another database than DB_URI; unset one of them".into();
+        reader.problem_at_variable("ASYNC_URI", text);
     }
-    // In the original, ASYNC_URI is what all queries use.
+    let parts = DATABASE_PARTS.iter().map(|(name, _)| *name);
+    let given: Vec<&'static str> = parts.filter(|name| environment.contains_key(*name)).collect();
+    let by_parts = !own && uris == [None, None] && !given.is_empty();
+    let default = if by_parts {
+        let part = |index: usize| {
+            let (name, default): (&str, &str) = DATABASE_PARTS[index];
+            environment.get(name).map_or(default, String::as_str)
+        };
+        let connector =
+            if environment.contains_key("ASYNC_DB_CONNECTOR") { part(0) } else { part(1) };
+        let url = DatabaseUrl::from_parts(connector, part(2), part(3), part(4), part(5));
+        url.unwrap_or_else(|| {
+            let text = "together with the other DB_* variables names no PostgreSQL database; \
+                        expected a connector such as postgresql+asyncpg, and DB_HOST as HOST or \
+                        HOST:PORT"
+                .into();
+            reader.problem_at_variable(given[0], text);
+            default
+        })
+    } else {
+        default
+    };
+    for name in given {
+        let effect =
+            if by_parts { "is part of" } else { "has no effect: a URL goes before it, in" };
+        let effect = format!("{effect} [jwthenticator] database_url");
+        reader.notes.push(VariableNote { name, effect });
+    }
     let uri = |name| Original {
         name,
-        expected: EXPECTED,
+        expected: "sqlite:///relative.db or sqlite:////absolute.db without parameters, or \
+                   postgresql+DRIVER://USER:PASSWORD@HOST:PORT/NAME",
         parse: &DatabaseUrl::from_sqlalchemy as &dyn Fn(&str) -> Option<DatabaseUrl>,
     };
-    let originals = [uri("ASYNC_URI"), uri("DB_URI")];
-    let default = DatabaseUrl { path: data.join("jwtunnel.db") };
-    reader.take_or(SECTION, "database_url", &originals, default)
+    reader.take_or(SECTION, "database_url", &[uri("ASYNC_URI"), uri("DB_URI")], default)
 }
 
 /// The signing algorithm; `JWT_ALGORITHM_FAMILY` must agree with it.

@@ -55,6 +55,7 @@ impl fmt::Display for ControlEnd {
             Self::Flooded => f.write_str("too many unanswered messages"),
             Self::Unanswered => f.write_str("a message was not answered in time"),
             Self::Stopped(StopReason::Drain) => f.write_str("the daemon is stopping"),
+            Self::Stopped(StopReason::Revoked) => f.write_str("its token has been revoked"),
             Self::Stopped(_) => f.write_str("closed"),
         }
     }
@@ -70,6 +71,7 @@ impl ControlEnd {
             Self::Flooded => Some(CloseCode::Policy),
             Self::Unanswered => Some(CloseCode::Error),
             Self::Stopped(StopReason::Drain) => Some(CloseCode::Restart),
+            Self::Stopped(StopReason::Revoked) => Some(CloseCode::Policy),
             Self::Stopped(_) => Some(CloseCode::Normal),
         }
     }

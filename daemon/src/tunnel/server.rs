@@ -23,6 +23,7 @@ use super::stop::{Stop, StopReason};
 use super::transport::{Purpose, accept, refuse};
 use super::wire::shown;
 use crate::auth::{Authenticator, Identity};
+use crate::revocation::Revocations;
 
 /// Time for an accepted upgrade to become a websocket: the 101 is a few hundred bytes.
 const UPGRADE: Duration = Duration::from_secs(10);
@@ -132,6 +133,17 @@ impl Server {
         self.tasks.close();
         // Bounded by the waits of each task; nothing is left that could take new work.
         let _ = timeout(self.settings.timings.close * 5, self.tasks.wait()).await;
+    }
+
+    /// Closes every channel that was opened with a token that is refused now, and all in it.
+    pub fn close_revoked(&self, revocations: &Revocations) {
+        if revocations.is_empty() {
+            return;
+        }
+        let channels: Vec<_> = self.channels().values().cloned().collect();
+        for channel in channels.iter().filter(|channel| channel.owner.is_revoked(revocations)) {
+            channel.stop.trigger(StopReason::Revoked);
+        }
     }
 
     pub(super) fn is_draining(&self) -> bool {
