@@ -618,3 +618,46 @@ async fn a_drain_cuts_what_is_open_at_its_deadline_f19() {
     assert_eq!(codes, (Some(1012), Some(1012)));
     bench.settles(Census::default()).await;
 }
+
+/// rel:0.3, nt:E1, nt:E7: the refusal by status is only for channels that asked for it.
+#[tokio::test]
+async fn a_channel_that_agreed_on_statuses_is_refused_by_one_a34() {
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let bench = Bench::open(Settings { limits, ..settings() }).await;
+    let offer = json!({"version": "1.0.13", "features": ["r7-status", "udp"]});
+    let answer = bench.post("/channels", &offer).await.json();
+    assert_eq!(answer["features"], json!(["r7-status"]));
+    let id = answer["channel_id"].as_u64().unwrap();
+    let mut control = bench.websocket(&format!("/channels/{id}/connect"), "").await.unwrap();
+    let wish = json!({"exit_address": "127.0.0.1", "exit_port": 22, "reverse": false});
+    assert_eq!(bench.post(&format!("/channels/{id}/tunnels"), &wish).await.status, 200);
+    assert_eq!(bench.refused(&format!("/channels/{id}/tunnels/9/connect"), "").await, 404);
+    let tunnel = format!("/channels/{id}/tunnels/1/connect");
+    let _first = bench.websocket(&tunnel, "").await.unwrap();
+    eventually("one websocket", || bench.server.census().connections == 1).await;
+    assert_eq!(bench.refused(&tunnel, "").await, 503);
+    // Without a channel there was no agreement.
+    let mut unknown = bench.websocket("/channels/999/tunnels/1/connect", "").await.unwrap();
+    assert_eq!(close_code(&mut unknown).await, Some(1008));
+    control.close(None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_waiting_websocket_that_vanishes_is_no_error_a36() {
+    let bench = Bench::open(settings()).await;
+    let (id, _control) = bench.forward(echo().await).await;
+    for cut in [true, false] {
+        let mut idle = bench.data(id).await;
+        eventually("one websocket", || bench.server.census().connections == 1).await;
+        // As NETunnel's client on aiohttp 3.13 does 30 s after opening one: EOF, or RST, and no CLOSE.
+        if cut {
+            idle.get_mut().set_zero_linger().unwrap();
+        }
+        drop(idle);
+        eventually("no websocket", || bench.server.census().connections == 0).await;
+    }
+    let mut ws = bench.data(id).await;
+    text(&mut ws, "pasten").await;
+    binary(&mut ws, b"x").await;
+    assert_eq!(next(&mut ws).await, Some(Message::Binary(b"x".to_vec().into())));
+}

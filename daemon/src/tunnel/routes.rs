@@ -20,7 +20,7 @@ use super::entrance::Entrance;
 use super::features::Features;
 use super::policy::port_number;
 use super::respond::{empty, error, json as json_response, plain, unavailable};
-use super::server::{NoChannel, Server};
+use super::server::{NoChannel, NoPlace, NotAdmitted, Server};
 use super::settings::PROTOCOL_VERSION;
 use super::upgrade::Handshake;
 use super::wire::shown;
@@ -233,9 +233,24 @@ async fn connect_tunnel(
 ) -> Answer {
     let (channel_id, tunnel_id) = (number(&channel)?, number(&tunnel)?);
     let caller = caller(&server, &request)?;
-    let (response, upgrade) = handshake(&server, &mut request)?.accept();
-    server.serve_tunnel(caller, channel_id, tunnel_id, upgrade);
-    Ok(response)
+    let handshake = handshake(&server, &mut request)?;
+    match server.admit(caller, channel_id, tunnel_id) {
+        Ok(admitted) => {
+            let (response, upgrade) = handshake.accept();
+            Server::serve_tunnel(admitted, upgrade);
+            Ok(response)
+        }
+        Err(NotAdmitted { why, by_status: true }) => Err(match why {
+            NoPlace::NoTunnel => error(StatusCode::NOT_FOUND, "no such tunnel"),
+            NoPlace::TooMany => unavailable("too many connections are open"),
+            NoPlace::Draining => draining(),
+        }),
+        Err(NotAdmitted { why, by_status: false }) => {
+            let (response, upgrade) = handshake.accept();
+            server.refuse(upgrade, why);
+            Ok(response)
+        }
+    }
 }
 
 fn caller(server: &Server, request: &Request) -> Result<Identity, Response<Body>> {

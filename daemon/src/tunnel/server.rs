@@ -60,6 +60,30 @@ impl Drop for Slot {
     }
 }
 
+/// A tunnel websocket that may be served.
+pub(super) struct Admitted {
+    context: Context,
+    slot: Slot,
+}
+
+/// A tunnel websocket that has no place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NotAdmitted {
+    pub(super) why: NoPlace,
+    /// The channel agreed on being refused by an HTTP status.
+    pub(super) by_status: bool,
+}
+
+/// Why a tunnel websocket has no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoPlace {
+    /// The channel or the tunnel does not exist for this caller.
+    NoTunnel,
+    /// As many websockets as there may be are open.
+    TooMany,
+    Draining,
+}
+
 /// Why there is no new channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoChannel {
@@ -231,36 +255,33 @@ impl Server {
         });
     }
 
-    /// Serves a tunnel websocket, or says CLOSE to one that has no place: a client of NETunnel ends its whole
-    /// process if it gets anything but 101, so the refusal has to come after it.
-    pub(super) fn serve_tunnel(
+    /// A place for a tunnel websocket of `caller`, or why there is none.
+    pub(super) fn admit(
         self: &Arc<Self>,
         caller: Identity,
         channel_id: Option<u64>,
         tunnel_id: Option<u64>,
-        upgrade: OnUpgrade,
-    ) {
-        let found = channel_id.zip(tunnel_id).and_then(|(channel, tunnel)| {
-            let channel = self.channel(&caller, channel)?;
-            let tunnel = channel.tunnel(tunnel)?;
-            Some((channel, tunnel))
-        });
-        let refusal = match &found {
-            _ if self.is_draining() => Some((CloseCode::Restart, "the daemon is stopping")),
-            None => Some((CloseCode::Policy, "no such tunnel")),
-            Some((_, tunnel)) if tunnel.life.retired.is_stopped() => {
-                Some((CloseCode::Policy, "no such tunnel"))
-            }
-            Some(_) => None,
-        };
-        let (Some((channel, tunnel)), None) = (found, refusal) else {
-            let (code, reason) = refusal.unwrap_or((CloseCode::Policy, "no such tunnel"));
-            return self.refuse(upgrade, code, reason);
-        };
-        let Some(slot) = self.slot() else {
-            return self.refuse(upgrade, CloseCode::Policy, "too many connections");
-        };
+    ) -> Result<Admitted, NotAdmitted> {
+        let channel = channel_id.and_then(|id| self.channel(&caller, id));
+        // Only a channel of the caller's own can have agreed on statuses.
+        let by_status = channel.as_ref().is_some_and(|channel| channel.features.r7_status);
+        let refuse = |why| NotAdmitted { why, by_status };
+        if self.is_draining() {
+            return Err(refuse(NoPlace::Draining));
+        }
+        let (channel, tunnel) = channel
+            .zip(tunnel_id)
+            .and_then(|(channel, id)| channel.tunnel(id).map(|tunnel| (channel, tunnel)))
+            .filter(|(_, tunnel)| !tunnel.life.retired.is_stopped())
+            .ok_or_else(|| refuse(NoPlace::NoTunnel))?;
+        let slot = self.slot().ok_or_else(|| refuse(NoPlace::TooMany))?;
         let context = Context { settings: self.settings.clone(), channel, tunnel, caller };
+        Ok(Admitted { context, slot })
+    }
+
+    /// Serves a tunnel websocket once the upgrade is through.
+    pub(super) fn serve_tunnel(admitted: Admitted, upgrade: OnUpgrade) {
+        let Admitted { context, slot } = admitted;
         let tasks = context.tunnel.life.tasks.clone();
         tasks.spawn(async move {
             let _slot = slot;
@@ -277,7 +298,14 @@ impl Server {
         Some(Slot(self.clone()))
     }
 
-    fn refuse(&self, upgrade: OnUpgrade, code: CloseCode, reason: &'static str) {
+    /// Says CLOSE to a websocket that has no place: a client of NETunnel ends its whole process if it gets
+    /// anything but 101, so the refusal has to come after it.
+    pub(super) fn refuse(&self, upgrade: OnUpgrade, why: NoPlace) {
+        let (code, reason) = match why {
+            NoPlace::NoTunnel => (CloseCode::Policy, "no such tunnel"),
+            NoPlace::TooMany => (CloseCode::Policy, "too many connections"),
+            NoPlace::Draining => (CloseCode::Restart, "the daemon is stopping"),
+        };
         self.tasks.spawn(async move {
             if let Some(upgraded) = upgraded(upgrade).await {
                 refuse(accept(upgraded, Purpose::Control).await, code, reason).await;

@@ -1,5 +1,5 @@
 //! A tunnel server in this process, on real sockets, and raw clients that speak to it without our client.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
