@@ -42,7 +42,7 @@ use key_ring::{KeyRing, RingError, Settings};
 use logging::Throttle;
 use sockets::{SocketError, Sockets};
 use store::Store;
-use tunnel::{ConfiguredError, Server};
+use tunnel::{Admins, ConfiguredError, Operator, Server, internal_router};
 
 /// Why the daemon does not start, or ends before it is told to.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +74,11 @@ pub enum RunError {
 impl RunError {
     /// Whether the configuration has to be changed before another try.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Tunnels(_) | Self::Secret(_))
+        match self {
+            Self::Tunnels(error) => error.is_configuration(),
+            Self::Secret(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -110,6 +114,10 @@ pub async fn run(
     let ring = Arc::new(open_ring(&config, clock.clone()).await?);
     let store = Store::open(&issuer.database_url.path, issuer.queue_limit).await?;
     log_start(&config, &ring);
+    let operator = Operator::start(&config.netunnel, &tunnels)?;
+    // Channels that are opened on the internal listener are a world of their own, with one caller.
+    let by_operator = Authenticator::new(Mode::Operator, config.netunnel.leeway, clock.clone())?;
+    let internal_tunnels = Server::new(tunnels.clone(), by_operator);
     let tunnels = Server::new(tunnels, authenticator(&config, &ring, clock.clone())?);
 
     let app = Arc::new(App {
@@ -124,11 +132,20 @@ pub async fn run(
     match internal {
         Some(internal) => {
             services.serve("public", public, http::router(app.clone(), Routes::Public));
-            services.serve("internal", internal, http::router(app, Routes::Internal));
+            let operators = operator.router(&internal_tunnels, Admins::Everyone);
+            let hosts = config.netunnel.operator_hosts.clone();
+            let router = internal_router(http::router(app, Routes::Internal), operators, hosts);
+            services.serve("internal", internal, router);
         }
         None => services.serve("public", public, http::router(app, Routes::Both)),
     }
-    services.serve("netunnel", netunnel, tunnels.router());
+    let router = if config.netunnel.admin_routes {
+        let admins = Admins::Listed(config.netunnel.admin_identifiers.clone());
+        operator.router(&tunnels, admins)
+    } else {
+        tunnels.router()
+    };
+    services.serve("netunnel", netunnel, router);
 
     let stop = services.stop.clone();
     let rotation = tokio::spawn(ring.clone().run(stop.clone()));
@@ -148,7 +165,8 @@ pub async fn run(
     notify(&[NotifyState::Stopping]);
     info!(event = "stopping", drain = config.netunnel.drain_timeout.as_secs());
     // The listeners go on answering meanwhile: whoever asks for a tunnel is told that there is none.
-    tunnels.drain(config.netunnel.drain_timeout).await;
+    let drain = config.netunnel.drain_timeout;
+    tokio::join!(tunnels.drain(drain), internal_tunnels.drain(drain), operator.stop());
     services.drain(config.netunnel.drain_timeout).await;
     for task in [rotation, watchdog] {
         // Both end with `stop`; the result of a rotation in progress is on disk.

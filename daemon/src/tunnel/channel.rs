@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -25,6 +27,9 @@ use crate::logging::Throttle;
 
 /// Websockets that a reverse tunnel keeps waiting; NETunnel's client opens one for each request.
 const SPARE: usize = 1;
+
+/// Time for a client's answer to the deletion of its tunnels.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 static DENIED: LazyLock<Throttle> = LazyLock::new(Throttle::new);
 static DIAL_FAILED: LazyLock<Throttle> = LazyLock::new(Throttle::new);
@@ -175,6 +180,24 @@ impl Channel {
     /// Takes a tunnel out, so that it exists no longer for anybody but its own tasks.
     pub(super) fn remove(&self, id: u64) -> Option<Arc<Tunnel>> {
         self.state().tunnels.remove(&id)
+    }
+
+    /// Deletes all tunnels, tells the client so, and closes the channel.
+    pub(super) async fn dismiss(&self) {
+        let tunnels = std::mem::take(&mut self.state().tunnels);
+        let mut telling = JoinSet::new();
+        for (tunnel_id, tunnel) in tunnels {
+            let control = self.control.clone();
+            telling.spawn(async move {
+                // First here: a client waits until the websockets are closed before it answers.
+                tunnel.life.end(true, Duration::ZERO).await;
+                let message = Message::DeleteTunnel { tunnel_id, force: true };
+                // NETunnel's client may close the channel instead of answering.
+                let _ = timeout(FAREWELL, control.request(message)).await;
+            });
+        }
+        telling.join_all().await;
+        self.stop.trigger(StopReason::Deleted);
     }
 
     /// Ends everything of the channel and waits until it has, within bounds.

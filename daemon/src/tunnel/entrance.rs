@@ -53,6 +53,8 @@ pub(super) struct Entrance {
 struct State {
     waiting: VecDeque<(TcpStream, SocketAddr)>,
     spare: usize,
+    /// Connections that got a websocket so far.
+    carried: u64,
     /// For each websocket that was requested: when to give it up.
     requested: VecDeque<Instant>,
 }
@@ -142,6 +144,12 @@ impl Entrance {
                 _ = retired.stopped() => return,
             }
         }
+    }
+
+    /// Websockets that wait now, and connections that have got one so far.
+    pub(super) fn vital_signs(&self) -> (usize, u64) {
+        let state = self.state();
+        (state.spare, state.carried)
     }
 
     /// A request failed at once: try again after `pause` instead of the full patience.
@@ -256,7 +264,10 @@ impl<'e> Spare<'e> {
 
     fn taken(&mut self) {
         self.waits = false;
-        self.entrance.state().spare -= 1;
+        let mut state = self.entrance.state();
+        state.spare -= 1;
+        state.carried += 1;
+        drop(state);
         self.entrance.changed.notify_waiters();
     }
 }

@@ -12,6 +12,8 @@
 //! policy, address, dial                 who may reach and bind what, judged again at every connection
 //! server, channel, routes, upgrade      the server: channels of identities, limits, drain
 //! client                                the client, as a library
+//! state, configured                     NETunnel's configuration file
+//! operator                              peers, static tunnels, the proxy towards them
 //! ```
 //!
 //! Entrance, exit and session are the same code on both ends. Dependencies point upwards in this list only.
@@ -25,12 +27,14 @@ mod dial;
 mod entrance;
 mod exit;
 mod features;
+mod operator;
 mod policy;
 pub(crate) mod respond;
 mod routes;
 mod server;
 mod session;
 mod settings;
+mod state;
 mod stop;
 mod transport;
 mod upgrade;
@@ -39,6 +43,7 @@ pub mod wire;
 pub use configured::ConfiguredError;
 pub use control::{ControlEnd, RequestError};
 pub use exit::DialError;
+pub use operator::{Admins, Operator, internal_router};
 pub use policy::{Denied, Destination, Policy, PolicyError};
 pub use server::{Census, Server};
 pub use settings::{Limits, PROTOCOL_VERSION, Settings, Timings};

@@ -32,23 +32,25 @@ const BODY_LIMIT: usize = 1024 * 1024;
 
 static AUTH_DENIED: LazyLock<Throttle> = LazyLock::new(Throttle::new);
 
-type Answer = Result<Response<Body>, Response<Body>>;
+pub(super) type Answer = Result<Response<Body>, Response<Body>>;
 
-pub(super) fn router(server: Arc<Server>) -> Router {
+/// `more` are routes that are served besides.
+pub(super) fn router(server: Arc<Server>, more: Router) -> Router {
     let mut routes = Router::new()
         .route("/version", get(version))
         .route("/channels", post(create_channel))
         .route("/channels/{channel}/connect", get(connect_channel))
         .route("/channels/{channel}/tunnels", post(create_tunnel))
         .route("/channels/{channel}/tunnels/{tunnel}", delete(delete_tunnel))
-        .route("/channels/{channel}/tunnels/{tunnel}/connect", get(connect_tunnel))
-        .fallback(async || plain(StatusCode::NOT_FOUND));
+        .route("/channels/{channel}/tunnels/{tunnel}/connect", get(connect_tunnel));
     if server.auth.sells_tokens() {
         routes = routes.route("/authenticate", post(authenticate));
     }
     let routes = routes
-        .method_not_allowed_fallback(async || plain(StatusCode::METHOD_NOT_ALLOWED))
-        .with_state(server);
+        .with_state(server)
+        .merge(more)
+        .fallback(async || plain(StatusCode::NOT_FOUND))
+        .method_not_allowed_fallback(async || plain(StatusCode::METHOD_NOT_ALLOWED));
     // Outside of the matching: NETunnel's client joins a URL that ends in / with a path that begins with one.
     Router::new().fallback(move |mut request: Request| {
         let mut routes = routes.clone();
@@ -59,7 +61,7 @@ pub(super) fn router(server: Arc<Server>) -> Router {
     })
 }
 
-fn collapse_slashes(uri: &mut Uri) {
+pub(super) fn collapse_slashes(uri: &mut Uri) {
     if !uri.path().contains("//") {
         return;
     }
@@ -253,7 +255,7 @@ async fn connect_tunnel(
     }
 }
 
-fn caller(server: &Server, request: &Request) -> Result<Identity, Response<Body>> {
+pub(super) fn caller(server: &Server, request: &Request) -> Result<Identity, Response<Body>> {
     server.auth.authenticate(request.headers()).map_err(|fault| {
         AUTH_DENIED.run(|suppressed| {
             tracing::info!(
@@ -275,7 +277,7 @@ fn handshake(server: &Server, request: &mut Request) -> Result<Handshake, Respon
 }
 
 /// A path segment that has to be `\d+`; otherwise the route does not exist. `None`: a number that no id has.
-fn number(segment: &str) -> Result<Option<u64>, Response<Body>> {
+pub(super) fn number(segment: &str) -> Result<Option<u64>, Response<Body>> {
     if segment.is_empty() || !segment.bytes().all(|b| b.is_ascii_digit()) {
         return Err(plain(StatusCode::NOT_FOUND));
     }
@@ -283,7 +285,10 @@ fn number(segment: &str) -> Result<Option<u64>, Response<Body>> {
 }
 
 /// The body as a JSON object, whatever its Content-Type says, as in the original.
-async fn object(server: &Server, request: Request) -> Result<Map<String, Value>, Response<Body>> {
+pub(super) async fn object(
+    server: &Server,
+    request: Request,
+) -> Result<Map<String, Value>, Response<Body>> {
     let limited = to_bytes(request.into_body(), BODY_LIMIT);
     let bytes = match timeout(server.settings.timings.body, limited).await {
         Ok(Ok(bytes)) => bytes,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::task::TaskTracker;
@@ -107,7 +108,7 @@ impl Server {
 
     /// NETunnel's routes. The connections must be served with upgrades.
     pub fn router(self: &Arc<Self>) -> Router {
-        routes::router(self.clone())
+        routes::router(self.clone(), Router::new())
     }
 
     /// What is open now.
@@ -126,6 +127,16 @@ impl Server {
             census.tasks += tunnels.iter().map(|tunnel| tunnel.life.tasks.len()).sum::<usize>();
         }
         census
+    }
+
+    /// Deletes every tunnel, at its client too, and closes every channel.
+    pub(super) async fn disconnect_all(&self) {
+        let channels: Vec<_> = self.channels().values().cloned().collect();
+        let mut leaving = JoinSet::new();
+        for channel in channels {
+            leaving.spawn(async move { channel.dismiss().await });
+        }
+        leaving.join_all().await;
     }
 
     /// Ends the service: no new channels, tunnels and connections; live connections go on until they end or

@@ -136,7 +136,7 @@ pub(super) async fn accept(upgraded: Upgraded, purpose: Purpose) -> WebSocket {
 }
 
 /// Takes the socket out of hyper's wrappers, whichever of its servers was used.
-fn unwrap(upgraded: Upgraded) -> (Transport, Bytes) {
+pub(super) fn unwrap(upgraded: Upgraded) -> (Transport, Bytes) {
     let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => return (Transport::Tcp(parts.io.into_inner()), parts.read_buf),
         Err(upgraded) => upgraded,

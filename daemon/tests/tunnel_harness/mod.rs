@@ -101,6 +101,11 @@ impl Bench {
         let server = Server::new(settings, auth);
         let router = server.router();
         tokio::spawn(async move { axum::serve(listener, router).await });
+        Self::of(server, address)
+    }
+
+    /// A server that is being served at this address.
+    pub fn of(server: Arc<Server>, address: SocketAddr) -> Self {
         let http = reqwest::Client::builder().no_proxy().timeout(LIMIT).build().unwrap();
         Self { server, address, http }
     }

@@ -24,8 +24,14 @@ pub enum ClientError {
         /// What is wrong with it.
         why: String,
     },
-    /// The file of certificate authorities.
-    #[error("the CA file {} cannot be used: {why}", file.display())]
+    /// The proxy's URL.
+    #[error("the proxy cannot be used: {why}")]
+    Proxy {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file with certificates or a private key.
+    #[error("{} cannot be used: {why}", file.display())]
     CaFile {
         /// Its path.
         file: PathBuf,
@@ -104,9 +110,11 @@ impl ClientError {
     /// Whether trying again later can't help without the user.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Url { .. } | Self::CaFile { .. } | Self::Tls(_) | Self::Unauthorized { .. } => {
-                true
-            }
+            Self::Url { .. }
+            | Self::Proxy { .. }
+            | Self::CaFile { .. }
+            | Self::Tls(_)
+            | Self::Unauthorized { .. } => true,
             Self::Bind { .. } => true,
             // What the policy forbids, not what is busy.
             Self::Refused { status, .. } => {
@@ -115,6 +123,17 @@ impl ClientError {
             Self::Credentials(error) => error.is_final(),
             Self::Unreachable { .. } | Self::NotNetunnel { .. } | Self::Ended { .. } => false,
         }
+    }
+}
+
+impl ClientError {
+    /// Whether the server, or its JWThenticator, does not take the credentials.
+    pub fn is_unauthorized(&self) -> bool {
+        matches!(
+            self,
+            Self::Unauthorized { .. }
+                | Self::Credentials(CredentialError::Refused(_) | CredentialError::Nothing)
+        )
     }
 }
 

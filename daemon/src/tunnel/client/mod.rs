@@ -22,6 +22,8 @@
 mod credentials;
 mod error;
 mod http;
+mod network;
+mod pause;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -46,7 +48,8 @@ use super::wire::{Message, MessageError};
 use crate::logging::Throttle;
 pub use credentials::{CredentialError, Credentials};
 pub use error::{Cause, ClientError};
-pub use http::Trust;
+pub use network::{Network, Proxy, Trust};
+pub use pause::random_up_to;
 
 use http::Http;
 
@@ -85,6 +88,7 @@ pub struct Client(Arc<Shared>);
 #[derive(Clone, Debug)]
 pub struct Tunnel {
     id: u64,
+    retired: Stop,
     /// The server's entrance of a reverse tunnel, if the server tells; the original does not.
     entrance: Option<SocketAddr>,
 }
@@ -119,7 +123,20 @@ impl Connector {
     /// # Errors
     /// [`ClientError::Url`], [`ClientError::CaFile`] or [`ClientError::Tls`]; nothing is sent yet.
     pub fn new(server: &str, trust: &Trust, credentials: Credentials) -> Result<Self, ClientError> {
-        let http = Arc::new(Http::new(server, trust, credentials)?);
+        let network = Network { trust: trust.clone(), ..Network::default() };
+        Self::through(server, &network, credentials)
+    }
+
+    /// The same on a certain way.
+    ///
+    /// # Errors
+    /// As [`Connector::new`].
+    pub fn through(
+        server: &str,
+        network: &Network,
+        credentials: Credentials,
+    ) -> Result<Self, ClientError> {
+        let http = Arc::new(Http::new(server, network, credentials)?);
         Ok(Self { http, timings: Timings::default() })
     }
 
@@ -185,6 +202,11 @@ impl Entrance {
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
+
+    /// Websockets that wait for a connection now, and how many have carried one so far.
+    pub(super) fn vital_signs(&self) -> (usize, u64) {
+        self.entrance.vital_signs()
+    }
 }
 
 impl Tunnel {
@@ -197,9 +219,22 @@ impl Tunnel {
     pub fn entrance(&self) -> Option<SocketAddr> {
         self.entrance
     }
+
+    /// Waits for the end of the tunnel: deleted by either side, or gone with its channel.
+    pub async fn ended(&self) {
+        self.retired.stopped().await;
+    }
 }
 
 impl Client {
+    /// Asks the server for its version: whether it answers, and takes the credentials.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn ask_version(&self) -> Result<String, ClientError> {
+        Ok(super::wire::shown(&self.0.http.get_text("/version").await?))
+    }
+
     /// The version that the server reports.
     pub fn server_version(&self) -> &str {
         &self.0.server_version
@@ -242,7 +277,7 @@ impl Client {
             let request = || shared.clone().request(id, &lane, &feeding);
             feeding.entrance.feed(SPARE, patience, &retired, request).await;
         });
-        Ok(Tunnel { id, entrance: None })
+        Ok(Tunnel { id, retired: life.retired, entrance: None })
     }
 
     /// Makes a tunnel from `address` and `port` on the server to `host` and `local_port` as seen from here. Port 0
@@ -263,7 +298,7 @@ impl Client {
         let creating = shared.creating.write().await;
         let answer = shared.create(&wish).await?;
         let id = shared.tunnel_id(&answer)?;
-        shared.add(id, Some((host.to_owned(), local_port)));
+        let lane = shared.add(id, Some((host.to_owned(), local_port)));
         drop(creating);
         let address = answer.get("entrance_address").and_then(Value::as_str);
         let port = answer.get("entrance_port").and_then(Value::as_u64);
@@ -271,7 +306,7 @@ impl Client {
             .and_then(|address| address.parse().ok())
             .zip(port.and_then(|port| port.try_into().ok()))
             .map(|(address, port)| SocketAddr::new(address, port));
-        Ok(Tunnel { id, entrance })
+        Ok(Tunnel { id, retired: lane.life.retired.clone(), entrance })
     }
 
     /// Ends a tunnel on both sides: at once with `force`, else when its connections have ended.
