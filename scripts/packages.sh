@@ -20,7 +20,7 @@ case ${1:-} in
     run) wanted=("${build[@]}" curl=curl) ;;
     check) wanted=("${build[@]}" shellcheck=shellcheck) ;;
     test)
-        wanted=("${build[@]}" curl=curl openssl=openssl python3=python3 python3-venv)
+        wanted=("${build[@]}" curl=curl openssl=openssl python3=python3 python3-venv tinyproxy-bin=tinyproxy)
         [ "${NGINX:-docker}" = host ] || wanted+=(docker.io=docker mmdebstrap=mmdebstrap)
         ;;
     -h | --help) usage; exit 0 ;;

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use axum::Router;
 use sd_notify::NotifyState;
+use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -134,7 +135,14 @@ pub async fn run(
             services.serve("public", public, http::router(app.clone(), Routes::Public));
             let operators = operator.router(&internal_tunnels, Admins::Everyone);
             let hosts = config.netunnel.operator_hosts.clone();
-            let router = internal_router(http::router(app, Routes::Internal), operators, hosts);
+            let seen = (tunnels.clone(), internal_tunnels.clone(), operator.clone());
+            let status = move || {
+                let (tunnels, by_operator, operator) = &seen;
+                json!({"version": env!("CARGO_PKG_VERSION"), "netunnel": tunnels.status(),
+                    "operator": by_operator.status(), "static_tunnels": operator.status()})
+            };
+            let issuer = http::router(app, Routes::Internal);
+            let router = internal_router(issuer, operators, hosts, status);
             services.serve("internal", internal, router);
         }
         None => services.serve("public", public, http::router(app, Routes::Both)),

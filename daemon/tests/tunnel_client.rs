@@ -78,7 +78,7 @@ async fn the_first_request_of_a_reverse_tunnel_may_overtake_its_answer_a38() {
     let port = echo().await;
     let making = {
         let client = client.clone();
-        tokio::spawn(async move { client.reverse("127.0.0.1", 0, "127.0.0.1", port).await })
+        tokio::spawn(async move { client.reverse("127.0.0.1", 0, ("127.0.0.1", port)).await })
     };
     let asked = server.next("POST /channels/7/tunnels ").await;
     let request = wire::Message::NewConnection { tunnel_id: 1 };
@@ -111,7 +111,7 @@ async fn a_waiting_websocket_is_pinged_and_needs_no_pong_a39() {
     let port = echo().await;
     let making = {
         let client = client.clone();
-        tokio::spawn(async move { client.reverse("127.0.0.1", 0, "127.0.0.1", port).await })
+        tokio::spawn(async move { client.reverse("127.0.0.1", 0, ("127.0.0.1", port)).await })
     };
     server.answer("POST /channels/7/tunnels ", r#"{"tunnel_id": 1}"#).await;
     making.await.unwrap().unwrap();

@@ -134,6 +134,12 @@ impl Daemon {
         &self.public
     }
 
+    /// The tunnels' listener.
+    #[must_use]
+    pub fn netunnel_port(&self) -> &Port {
+        &self.netunnel
+    }
+
     /// The address of a path on the tunnels' listener.
     #[must_use]
     pub fn netunnel(&self, path: &str) -> String {

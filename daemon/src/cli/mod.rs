@@ -6,6 +6,7 @@
 pub mod connect;
 pub mod keygen;
 pub mod keys;
+pub mod status;
 pub mod token;
 
 use std::io::{self, Write as _};
@@ -42,8 +43,10 @@ enum Command {
     Token(token::Args),
     /// Make a signing key and the JWKS that verifies it.
     Keygen(keygen::Args),
-    /// Open a tunnel through a NETunnel server.
-    Connect(connect::Args),
+    /// Open tunnels through a NETunnel server.
+    Connect(Box<connect::Args>),
+    /// Show what the daemon's tunnels do.
+    Status(status::Args),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -63,7 +66,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Keys(args) => keys::run(args).await,
         Command::Token(args) => token::run(args).await,
         Command::Keygen(args) => keygen::run(args).await,
-        Command::Connect(args) => connect::run(args).await,
+        Command::Connect(args) => connect::run(*args).await,
+        Command::Status(args) => status::run(args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "jwtunnel", &mut script);

@@ -17,9 +17,11 @@ use super::dial::dial;
 use super::entrance::{Entrance, Used};
 use super::exit::{self, DialError, ExitOptions, Served};
 use super::features::Features;
+use super::plain::{Origin, Plain, PlainListener};
 use super::session::{End, Options, Outcome, Side};
 use super::settings::{Settings, Timings};
 use super::stop::{Life, Stop, StopReason};
+use super::traffic::Traffic;
 use super::transport::WebSocket;
 use super::wire::{Message, shown};
 use crate::auth::Identity;
@@ -46,6 +48,7 @@ pub(super) struct Channel {
     pub(super) stop: Stop,
     /// Work that must finish before the channel is gone, besides that of the tunnels.
     pub(super) tasks: TaskTracker,
+    pub(super) traffic: Arc<Traffic>,
     state: Mutex<State>,
 }
 
@@ -100,6 +103,7 @@ impl Channel {
         features: Features,
         settings: &Settings,
         parent: &Stop,
+        whole: &Arc<Traffic>,
     ) -> Arc<Self> {
         let (control, queue) = Control::new(&settings.timings);
         let state = State { phase: Phase::New(queue), last_tunnel: 0, tunnels: HashMap::new() };
@@ -110,6 +114,7 @@ impl Channel {
             control,
             stop: parent.child(),
             tasks: TaskTracker::new(),
+            traffic: Traffic::part_of(whole),
             state: Mutex::new(state),
         })
     }
@@ -250,6 +255,7 @@ impl Context {
                 let Some(listener) = listener else { return };
                 let entrance = entrance.clone();
                 let retired = tunnel.life.retired.clone();
+                let listener = PlainListener::Tcp(listener);
                 let accepting = entrance.clone();
                 let until = retired.clone();
                 tunnel.life.tasks.spawn(async move { accepting.accept(&listener, &until).await });
@@ -281,7 +287,8 @@ impl Context {
     pub(super) async fn serve(self, ws: WebSocket) {
         let Self { tunnel, .. } = &self;
         let options = |side| {
-            Options::new(side, self.channel.features.half_close, false, &self.settings.timings)
+            let Channel { features, traffic, .. } = &*self.channel;
+            Options::new(side, features.half_close, false, &self.settings.timings, traffic)
         };
         match &tunnel.kind {
             Kind::Forward { address, port } => {
@@ -303,7 +310,7 @@ impl Context {
                 }
             }
             Kind::Reverse { entrance, .. } => {
-                let opened = |client: SocketAddr| self.log_start(&client);
+                let opened = |client: Origin| self.log_start(&client);
                 let options = options(Side::Entrance);
                 let used = entrance
                     .serve(ws, options, &tunnel.life.retired, &tunnel.life.stop, opened)
@@ -315,14 +322,14 @@ impl Context {
         }
     }
 
-    async fn dial(&self, address: &str, port: &str) -> Result<tokio::net::TcpStream, DialError> {
+    async fn dial(&self, address: &str, port: &str) -> Result<Plain, DialError> {
         let Settings { policy, own_listeners, timings, .. } = &*self.settings;
         let destination = policy
             .destination(&self.caller, own_listeners, address, port)
             .map_err(|denied| DialError::Denied(denied.to_string()))?;
         let stream = dial(policy, &self.caller, own_listeners, &destination, timings).await?;
         self.log_start(&destination);
-        Ok(stream)
+        Ok(Plain::Tcp(stream))
     }
 
     fn log_start(&self, far: &dyn std::fmt::Display) {
@@ -345,6 +352,7 @@ impl Context {
     }
 
     fn log_failure(&self, error: &DialError) {
+        self.channel.traffic.failed();
         let (limiter, event) = match error {
             DialError::Denied(_) => (&DENIED, "dest_denied"),
             DialError::Timeout(..) => (&DIAL_FAILED, "dial_timeout"),

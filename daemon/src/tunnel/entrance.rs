@@ -7,21 +7,20 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
+use super::plain::{Origin, Plain, PlainListener};
 use super::session::{self, Options, Outcome};
 use super::stop::Stop;
-use super::transport::{START, WebSocket, error_code, refuse, tune};
+use super::transport::{START, WebSocket, error_code, refuse};
 use crate::logging::Throttle;
 
 /// Accepted connections that wait for a websocket; beyond that they wait in the kernel.
@@ -51,7 +50,7 @@ pub(super) struct Entrance {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<(TcpStream, SocketAddr)>,
+    waiting: VecDeque<(Plain, Origin)>,
     spare: usize,
     /// Connections that got a websocket so far.
     carried: u64,
@@ -78,7 +77,7 @@ impl Entrance {
     }
 
     /// Accepts connections until `retired`.
-    pub(super) async fn accept(&self, listener: &TcpListener, retired: &Stop) {
+    pub(super) async fn accept(&self, listener: &PlainListener, retired: &Stop) {
         loop {
             let room = async {
                 self.wait_for_room().await;
@@ -90,7 +89,7 @@ impl Entrance {
             };
             match accepted {
                 Ok((stream, address)) => {
-                    tune(&stream);
+                    stream.tune();
                     self.state().waiting.push_back((stream, address));
                     self.queued.notify_one();
                     self.changed.notify_waiters();
@@ -172,7 +171,7 @@ impl Entrance {
         options: Options,
         retired: &Stop,
         stop: &Stop,
-        opened: impl FnOnce(SocketAddr),
+        opened: impl FnOnce(Origin),
     ) -> Used {
         let mut spare = Spare::new(self);
         loop {
@@ -226,7 +225,7 @@ impl Entrance {
     }
 
     /// Takes the connection that has waited longest.
-    async fn take(&self) -> (TcpStream, SocketAddr) {
+    async fn take(&self) -> (Plain, Origin) {
         loop {
             let queued = self.queued.notified();
             tokio::pin!(queued);
@@ -238,7 +237,7 @@ impl Entrance {
         }
     }
 
-    fn put_back(&self, stream: TcpStream, address: SocketAddr) {
+    fn put_back(&self, stream: Plain, address: Origin) {
         self.state().waiting.push_front((stream, address));
         self.queued.notify_one();
         self.changed.notify_waiters();
@@ -296,7 +295,7 @@ async fn maybe(deadline: Option<Instant>) {
 }
 
 /// Waits after an error of `accept`, so that neither the listener is lost nor a processor burnt.
-async fn pause_after(error: &io::Error, listener: &TcpListener) {
+async fn pause_after(error: &io::Error, listener: &PlainListener) {
     // ECONNABORTED and the like concern one connection that is already gone.
     if matches!(
         error.kind(),
@@ -307,8 +306,7 @@ async fn pause_after(error: &io::Error, listener: &TcpListener) {
         return;
     }
     ACCEPT_FAILED.run(|suppressed| {
-        let address = listener.local_addr().ok();
-        tracing::error!(event = "accept_failed", ?address, %error, suppressed,
+        tracing::error!(event = "accept_failed", address = %listener, %error, suppressed,
             "cannot accept connections; trying again");
     });
     sleep(EXHAUSTED).await;

@@ -8,6 +8,7 @@
 //! ```text
 //! wire      control messages            control   requests and replies over one websocket
 //! transport websocket over TCP or TLS   session   the copy loop of one connection
+//! plain     TCP and UNIX sockets of programs
 //! entrance  listener and websockets     exit      start message and dial
 //! policy, address, dial                 who may reach and bind what, judged again at every connection
 //! server, channel, routes, upgrade      the server: channels of identities, limits, drain
@@ -28,6 +29,7 @@ mod entrance;
 mod exit;
 mod features;
 mod operator;
+mod plain;
 mod policy;
 pub(crate) mod respond;
 mod routes;
@@ -36,6 +38,7 @@ mod session;
 mod settings;
 mod state;
 mod stop;
+mod traffic;
 mod transport;
 mod upgrade;
 pub mod wire;
@@ -48,3 +51,4 @@ pub use policy::{Denied, Destination, Policy, PolicyError};
 pub use server::{Census, Server};
 pub use settings::{Limits, PROTOCOL_VERSION, Settings, Timings};
 pub use stop::StopReason;
+pub use traffic::Counts;

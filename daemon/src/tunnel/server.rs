@@ -2,13 +2,14 @@
 //!
 //! HTTP is [`super::routes`]'s part; what a channel does is [`super::channel`]'s.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use hyper::upgrade::{OnUpgrade, Upgraded};
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -21,6 +22,7 @@ use super::features::Features;
 use super::routes;
 use super::settings::Settings;
 use super::stop::{Stop, StopReason};
+use super::traffic::{Counts, Traffic};
 use super::transport::{Purpose, accept, refuse};
 use super::wire::shown;
 use crate::auth::{Authenticator, Identity};
@@ -37,6 +39,7 @@ pub struct Server {
     draining: AtomicBool,
     stop: Stop,
     tasks: TaskTracker,
+    traffic: Arc<Traffic>,
 }
 
 /// How much is open at the moment.
@@ -103,6 +106,7 @@ impl Server {
             draining: AtomicBool::new(false),
             stop: Stop::new(),
             tasks: TaskTracker::new(),
+            traffic: Arc::default(),
         })
     }
 
@@ -127,6 +131,42 @@ impl Server {
             census.tasks += tunnels.iter().map(|tunnel| tunnel.life.tasks.len()).sum::<usize>();
         }
         census
+    }
+
+    /// What was carried since the start.
+    pub fn counts(&self) -> Counts {
+        self.traffic.counts()
+    }
+
+    /// What is open now and what it has carried, for a status page.
+    pub fn status(&self) -> Value {
+        let channels: Vec<_> = self.channels().values().cloned().collect();
+        let Census { connections, .. } = self.census();
+        let mut identities: BTreeMap<&str, (usize, usize, Counts)> = BTreeMap::new();
+        for channel in &channels {
+            let (open, tunnels, sum) = identities.entry(channel.owner.identifier()).or_default();
+            *open += 1;
+            *tunnels += channel.tunnels().len();
+            *sum = *sum + channel.traffic.counts();
+        }
+        let tunnels: usize = identities.values().map(|(_, tunnels, _)| tunnels).sum();
+        let identities: Vec<Value> = identities
+            .into_iter()
+            .map(|(identifier, (channels, tunnels, counts))| {
+                let mut status = counts.status();
+                status["identifier"] = identifier.into();
+                status["channels"] = channels.into();
+                status["tunnels"] = tunnels.into();
+                status
+            })
+            .collect();
+        let mut status = self.counts().status();
+        status["channels"] = channels.len().into();
+        status["tunnels"] = tunnels.into();
+        status["websockets"] = connections.into();
+        status["draining"] = self.is_draining().into();
+        status["identities"] = identities.into();
+        status
     }
 
     /// Deletes every tunnel, at its client too, and closes every channel.
@@ -195,7 +235,8 @@ impl Server {
             while channels.contains_key(&id) {
                 id = random_id();
             }
-            let channel = Channel::new(id, owner, features, &self.settings, &self.stop);
+            let channel =
+                Channel::new(id, owner, features, &self.settings, &self.stop, &self.traffic);
             channels.insert(id, channel.clone());
             channel
         };

@@ -8,20 +8,22 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Sink, Stream};
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use super::plain::Plain;
 use super::settings::Timings;
 use super::stop::{Stop, StopReason};
-use super::transport::{CHUNK, WebSocket, close_message, error_code, farewell, reset};
+use super::traffic::Traffic;
+use super::transport::{CHUNK, WebSocket, close_message, error_code, farewell};
 
 /// Received data that waits for the TCP side; beyond it the websocket is not read.
 const INBOUND_LIMIT: usize = CHUNK;
@@ -49,10 +51,18 @@ pub(super) struct Options {
     pub(super) stall: Duration,
     pub(super) linger: Duration,
     pub(super) close: Duration,
+    /// Where the bytes are counted.
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl Options {
-    pub(super) fn new(side: Side, half_close: bool, ping: bool, timings: &Timings) -> Self {
+    pub(super) fn new(
+        side: Side,
+        half_close: bool,
+        ping: bool,
+        timings: &Timings,
+        traffic: &Arc<Traffic>,
+    ) -> Self {
         Self {
             side,
             half_close,
@@ -60,6 +70,7 @@ impl Options {
             stall: timings.stall,
             linger: timings.linger,
             close: timings.close,
+            traffic: traffic.clone(),
         }
     }
 }
@@ -95,11 +106,13 @@ pub(super) struct Outcome {
 /// existed.
 pub(super) async fn run(
     ws: WebSocket,
-    tcp: TcpStream,
+    tcp: Plain,
     early: Vec<Message>,
     options: Options,
     stop: &Stop,
 ) -> Outcome {
+    let traffic = options.traffic.clone();
+    let _open = traffic.opened();
     let mut session = Session::new(ws, tcp, options);
     for message in early {
         session.on_message(message);
@@ -141,7 +154,7 @@ enum Delivering {
 
 struct Session {
     ws: WebSocket,
-    tcp: TcpStream,
+    tcp: Plain,
     options: Options,
     receiving: Receiving,
     delivering: Delivering,
@@ -172,7 +185,7 @@ struct Session {
 }
 
 impl Session {
-    fn new(ws: WebSocket, tcp: TcpStream, options: Options) -> Self {
+    fn new(ws: WebSocket, tcp: Plain, options: Options) -> Self {
         let now = Instant::now();
         Self {
             ws,
@@ -335,6 +348,7 @@ impl Session {
                 Poll::Ready(Ok(written)) => {
                     moved = true;
                     self.received += written as u64;
+                    self.options.traffic.received(written);
                     self.inbound_bytes -= written;
                     front.advance(written);
                     if front.is_empty() {
@@ -407,6 +421,7 @@ impl Session {
                     Ok(0) => self.on_eof(),
                     Ok(length) => {
                         self.sent += length as u64;
+                        self.options.traffic.sent(length);
                         Pin::new(&mut self.ws).start_send(Message::Binary(chunk.freeze()))?;
                         self.flushing = true;
                     }
@@ -568,11 +583,11 @@ impl Session {
                 }
             }
             End::Protocol(_) => {
-                reset(self.tcp);
+                self.tcp.reset();
                 farewell(self.ws.get_mut(), self.options.close).await;
             }
             // A cut stream must not look complete to the program.
-            _ => reset(self.tcp),
+            _ => self.tcp.reset(),
         }
         outcome
     }

@@ -159,12 +159,6 @@ pub(super) fn tune(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
 
-/// Makes dropping `stream` send RST instead of FIN: the other end must not take a cut stream for a
-/// complete one.
-pub(super) fn reset(stream: TcpStream) {
-    let _ = stream.set_zero_linger();
-}
-
 pub(super) fn close_message(code: CloseCode, reason: &'static str) -> Message {
     Message::Close(Some(CloseFrame { code, reason: reason.into() }))
 }

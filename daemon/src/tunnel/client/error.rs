@@ -96,6 +96,14 @@ pub enum ClientError {
         /// The system's word.
         source: io::Error,
     },
+    /// The local entrance as a UNIX socket.
+    #[error("cannot listen on {}: {source}. Is its folder there and writable, and the name free?", path.display())]
+    BindUnix {
+        /// The path asked for.
+        path: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
     /// The channel ended before the answer came.
     #[error("the channel to {server} ended: {end}")]
     Ended {
@@ -115,7 +123,7 @@ impl ClientError {
             | Self::CaFile { .. }
             | Self::Tls(_)
             | Self::Unauthorized { .. } => true,
-            Self::Bind { .. } => true,
+            Self::Bind { .. } | Self::BindUnix { .. } => true,
             // What the policy forbids, not what is busy.
             Self::Refused { status, .. } => {
                 matches!(*status, StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST)

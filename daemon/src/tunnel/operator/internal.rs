@@ -6,33 +6,52 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
+use axum::routing::get;
+use serde_json::{Value, json};
 use tower_service::Service;
 
-use super::super::respond::error;
+use super::super::respond::{error, json};
 use super::super::routes::collapse_slashes;
 
 /// First segments of the tunnels' paths.
 const TUNNELS: [&str; 4] = ["version", "channels", "peers", "config"];
 
-/// One router out of the issuer's internal one and `tunnels`. `hosts` are the names besides `localhost` and IP
+/// One router out of the issuer's internal one and `tunnels`, and `/status`, which is what `status` gives. `hosts` are the names besides `localhost` and IP
 /// addresses under which the listener may be asked.
 ///
 /// A browser on this machine can be made to send requests here by any web page. It says so in `Origin`; where it
 /// does not, the page's own name is in `Host`, if that was made to lead here.
-pub fn internal_router(issuer: Router, tunnels: Router, hosts: Vec<String>) -> Router {
+pub fn internal_router(
+    issuer: Router,
+    tunnels: Router,
+    hosts: Vec<String>,
+    status: impl Fn() -> Value + Clone + Send + Sync + 'static,
+) -> Router {
+    let shown = move || {
+        let status = status.clone();
+        async move { json(StatusCode::OK, &status()) }
+    };
+    let status = Router::new().route("/status", get(shown));
     let hosts = Arc::new(hosts);
     Router::new().fallback(move |mut request: Request| {
         let (mut issuer, mut tunnels, hosts) = (issuer.clone(), tunnels.clone(), hosts.clone());
+        let mut status = status.clone();
         async move {
-            if let Err(text) = check(request.headers(), &hosts) {
-                tracing::warn!(event = "page_refused", outcome = "denied", reason = text);
-                return error(StatusCode::FORBIDDEN, text).into_response();
-            }
             let path = request.uri().path();
             let segment = path.split('/').find(|part| !part.is_empty()).unwrap_or_default();
+            if let Err(text) = check(request.headers(), &hosts) {
+                tracing::warn!(event = "page_refused", outcome = "denied", reason = text);
+                return match TUNNELS.contains(&segment) {
+                    true => error(StatusCode::FORBIDDEN, text).into_response(),
+                    // The issuer's answers have no texts.
+                    false => json(StatusCode::FORBIDDEN, &json!({})).into_response(),
+                };
+            }
             if TUNNELS.contains(&segment) {
                 collapse_slashes(request.uri_mut());
                 tunnels.call(request).await.into_response()
+            } else if segment == "status" {
+                status.call(request).await.into_response()
             } else {
                 issuer.call(request).await.into_response()
             }

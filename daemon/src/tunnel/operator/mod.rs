@@ -490,7 +490,8 @@ impl Operator {
         let connector = self.peer(id, |peer| peer.connector.clone())?;
         let tunnel_id = entry.static_tunnels.iter().map(|tunnel| tunnel.id).max().unwrap_or(0) + 1;
         let entrance = self.free_port(&wanted.local_address).await?;
-        let tunnel = wanted.with(tunnel_id, entrance.local_addr().port());
+        let tunnel =
+            wanted.with(tunnel_id, entrance.local_addr().map_or(0, |address| address.port()));
         let started = StaticTunnel::start(&entry.name, tunnel.clone(), connector, entrance);
         match first_state(started.watch()).await {
             State::Online => {}

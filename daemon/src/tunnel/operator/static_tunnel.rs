@@ -173,7 +173,7 @@ impl Runner {
     fn become_online(&self) {
         self.state.send_replace(State::Online);
         tracing::info!(event = "static_tunnel_online", peer = self.peer, tunnel = self.entry.id,
-            entrance = %self.entrance.local_addr(), "static tunnel is online");
+            entrance = %self.entrance, "static tunnel is online");
     }
 
     /// Said once for each reason, not for each try.
