@@ -163,6 +163,14 @@ pub struct Netunnel {
     pub secret_key_file: PathBuf,
     /// As [`Jwthenticator::leeway`].
     pub leeway: Duration,
+    /// Channels of all callers together. Default 10,000.
+    pub max_channels: usize,
+    /// Tunnels within one channel. Default 100.
+    pub max_tunnels_per_channel: usize,
+    /// Tunnel websockets of all channels, waiting ones included. Default 50,000.
+    pub max_connections: usize,
+    /// A connection that carries nothing for so long is ended. Default zero: never.
+    pub idle_timeout: Duration,
     /// How long open tunnels and requests may go on after SIGTERM. Default 30 s.
     pub drain_timeout: Duration,
 }
@@ -414,6 +422,10 @@ fn read_netunnel(reader: &mut Reader<'_>, data: &Path, leeway: Duration) -> Netu
         operator_hosts: reader.take(SECTION, "operator_hosts", Vec::new()),
         secret_key_file: reader.take(SECTION, "secret_key_file", default_key_file),
         leeway,
+        max_channels: reader.take(SECTION, "max_channels", 10_000),
+        max_tunnels_per_channel: reader.take(SECTION, "max_tunnels_per_channel", 100),
+        max_connections: reader.take(SECTION, "max_connections", 50_000),
+        idle_timeout: reader.take(SECTION, "idle_timeout", Duration::ZERO),
         drain_timeout: reader.take(SECTION, "drain_timeout", Duration::from_secs(30)),
     }
 }

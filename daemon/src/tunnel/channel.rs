@@ -96,6 +96,16 @@ pub(super) enum Kind {
     Reverse { entrance: Arc<Entrance>, bound: SocketAddr },
 }
 
+impl Tunnel {
+    /// Where it is entered here.
+    pub(super) fn entrance(&self) -> Option<SocketAddr> {
+        match &self.kind {
+            Kind::Reverse { bound, .. } => Some(*bound),
+            Kind::Forward { .. } => None,
+        }
+    }
+}
+
 impl Channel {
     pub(super) fn new(
         id: u64,
@@ -344,6 +354,7 @@ impl Context {
             End::Lost => "lost",
             End::Protocol(_) => "protocol",
             End::Stalled => "stalled",
+            End::Idle => "idle",
             End::Stopped(_) => "stopped",
         };
         tracing::info!(event = "conn_close", ident = %shown(self.caller.identifier()),

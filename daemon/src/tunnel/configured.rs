@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::policy::{Policy, PolicyError};
-use super::settings::Settings;
+use super::settings::{Limits, Settings, Timings};
 use super::state::Document;
 use crate::config::Netunnel;
 
@@ -64,7 +64,13 @@ impl Settings {
     /// [`ConfiguredError`], naming the file or the rule and what is expected there.
     pub fn from_config(config: &Netunnel) -> Result<Self, ConfiguredError> {
         let policy = policy(config, &Document::load(config)?)?;
-        Ok(Self { policy, ..Self::default() })
+        let limits = Limits {
+            channels: config.max_channels,
+            tunnels_per_channel: config.max_tunnels_per_channel,
+            connections: config.max_connections,
+        };
+        let timings = Timings { idle: config.idle_timeout, ..Timings::default() };
+        Ok(Self { policy, limits, timings, ..Self::default() })
     }
 }
 

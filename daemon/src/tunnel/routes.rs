@@ -3,7 +3,10 @@
 
 #![expect(clippy::result_large_err, reason = "the error is the answer, and is sent at once")]
 
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -12,7 +15,8 @@ use axum::http::{HeaderValue, Method, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
 use serde_json::{Map, Value, json};
-use tokio::time::timeout;
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
 use tower_service::Service;
 
 use super::channel::{self, Context, Kind, NotNow};
@@ -178,7 +182,13 @@ async fn create_tunnel(
                 .bind(&caller, &settings.own_listeners, &address, port)
                 .map_err(denied)?;
             check()?;
-            let listener = channel::bind(&candidates).await;
+            let mut listener = channel::bind(&candidates).await;
+            if port.is_some()
+                && matches!(&listener, Err(fault) if fault.kind() == ErrorKind::AddrInUse)
+                && server.take_over(&caller, &candidates).await
+            {
+                listener = bind_freed(&candidates).await;
+            }
             let listener = listener.map_err(|fault| bind_failed(&fault, &address, port))?;
             let bound =
                 listener.local_addr().map_err(|fault| bind_failed(&fault, &address, port))?;
@@ -195,6 +205,18 @@ async fn create_tunnel(
     answer["tunnel_id"] = tunnel.id.into();
     Context { settings: settings.clone(), channel, tunnel, caller }.start(listener);
     Ok(json_response(StatusCode::OK, &answer))
+}
+
+/// Binds an address whose listener is just being closed.
+async fn bind_freed(candidates: &[SocketAddr]) -> std::io::Result<TcpListener> {
+    for _ in 0..20 {
+        match channel::bind(candidates).await {
+            Err(fault) if fault.kind() == ErrorKind::AddrInUse => {}
+            bound => return bound,
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    channel::bind(candidates).await
 }
 
 /// R6.
@@ -404,9 +426,9 @@ fn refusal(not_now: NotNow, channel_id: u64) -> Response<Body> {
 /// The original's text, which is Python's.
 fn bind_failed(fault: &std::io::Error, address: &str, port: Option<u16>) -> Response<Body> {
     let reason = match fault.kind() {
-        std::io::ErrorKind::AddrInUse => "address already in use".to_owned(),
-        std::io::ErrorKind::AddrNotAvailable => "cannot assign requested address".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        ErrorKind::AddrInUse => "address already in use".to_owned(),
+        ErrorKind::AddrNotAvailable => "cannot assign requested address".to_owned(),
+        ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => fault.to_string(),
     };
     let text = format!(

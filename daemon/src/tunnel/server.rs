@@ -3,6 +3,7 @@
 //! HTTP is [`super::routes`]'s part; what a channel does is [`super::channel`]'s.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -258,6 +259,30 @@ impl Server {
     /// The channel with this id, if it is `caller`'s. Those of others do not exist for it.
     pub(super) fn channel(&self, caller: &Identity, id: u64) -> Option<Arc<Channel>> {
         self.channels().get(&id).filter(|channel| channel.owner == *caller).cloned()
+    }
+
+    /// Ends the channel of the same caller that has one of these addresses, if it is dead: its client has probably
+    /// lost its network, and is back before we could notice. Returns whether the address is being freed.
+    pub(super) async fn take_over(&self, caller: &Identity, wanted: &[SocketAddr]) -> bool {
+        let channels: Vec<_> = self.channels().values().cloned().collect();
+        let has = |channel: &Channel| {
+            channel
+                .tunnels()
+                .iter()
+                .any(|tunnel| tunnel.entrance().is_some_and(|at| wanted.contains(&at)))
+        };
+        let holder = channels.iter().find(|channel| channel.owner == *caller && has(channel));
+        let Some(holder) = holder else { return false };
+        if holder.control.is_alive(self.settings.timings.takeover).await {
+            return false;
+        }
+        tracing::info!(event = "channel_taken_over", channel = holder.id,
+            ident = %shown(caller.identifier()), "a dead channel gives its port to its successor");
+        for tunnel in holder.tunnels() {
+            tunnel.life.retire(StopReason::ChannelLost);
+        }
+        holder.stop.trigger(StopReason::ChannelLost);
+        true
     }
 
     /// Serves a channel's control websocket once the upgrade is through.

@@ -48,6 +48,8 @@ pub(super) struct Options {
     pub(super) half_close: bool,
     /// Send a ping after so much silence, so that proxies between keep the connection. Only clients do.
     pub(super) ping: Option<Duration>,
+    /// End it after so long without payload.
+    pub(super) idle: Option<Duration>,
     pub(super) stall: Duration,
     pub(super) linger: Duration,
     pub(super) close: Duration,
@@ -67,6 +69,7 @@ impl Options {
             side,
             half_close,
             ping: ping.then_some(timings.ping),
+            idle: (!timings.idle.is_zero()).then_some(timings.idle),
             stall: timings.stall,
             linger: timings.linger,
             close: timings.close,
@@ -88,6 +91,8 @@ pub(super) enum End {
     Protocol(CloseCode),
     /// A receiver took nothing until the stall timer ran out.
     Stalled,
+    /// Nothing was carried for the configured time.
+    Idle,
     /// We were told to stop.
     Stopped(StopReason),
 }
@@ -179,6 +184,8 @@ struct Session {
     received: u64,
     /// When anything last moved, for the stall timer and the others.
     moved: Instant,
+    /// When payload last moved in either direction, for the idle timer.
+    carried: Instant,
     /// When data last came from the websocket, for the linger timer.
     heard: Instant,
     timer: Pin<Box<Sleep>>,
@@ -206,6 +213,7 @@ impl Session {
             sent: 0,
             received: 0,
             moved: now,
+            carried: now,
             heard: now,
             timer: Box::pin(sleep_until(now)),
         }
@@ -291,6 +299,7 @@ impl Session {
             Message::Binary(data) => {
                 self.heard = Instant::now();
                 self.moved = self.heard;
+                self.carried = self.heard;
                 if self.delivering == Delivering::Data {
                     self.inbound_bytes += data.len();
                     self.inbound.push_back(data);
@@ -422,6 +431,7 @@ impl Session {
                     Ok(length) => {
                         self.sent += length as u64;
                         self.options.traffic.sent(length);
+                        self.carried = Instant::now();
                         Pin::new(&mut self.ws).start_send(Message::Binary(chunk.freeze()))?;
                         self.flushing = true;
                     }
@@ -530,7 +540,9 @@ impl Session {
         if self.lingers() {
             return Some(self.heard + self.options.linger);
         }
-        self.options.ping.map(|interval| self.moved + interval)
+        let ping = self.options.ping.map(|interval| self.moved + interval);
+        let idle = self.options.idle.map(|limit| self.carried + limit);
+        [ping, idle].into_iter().flatten().min()
     }
 
     /// `Ready(Some)`: the session is over; `Ready(None)`: look again; `Pending`: the timer is armed.
@@ -565,6 +577,10 @@ impl Session {
         }
         if self.lingers() {
             self.queue_close(CloseCode::Normal);
+        } else if self.options.idle.is_some_and(|limit| self.carried.elapsed() >= limit) {
+            self.reading = false;
+            self.queue_close(CloseCode::Away);
+            self.doom(End::Idle);
         } else {
             self.moved = Instant::now();
             self.outbound.push_back(Message::Ping(Bytes::new()));
