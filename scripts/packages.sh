@@ -21,6 +21,7 @@ case ${1:-} in
     check) wanted=("${build[@]}" shellcheck=shellcheck) ;;
     test | memcheck)
         wanted=("${build[@]}" curl=curl openssl=openssl python3=python3 python3-venv)
+        [ "$1" = memcheck ] || wanted+=(postgresql tinyproxy-bin=tinyproxy)
         [ "${NGINX:-docker}" = host ] || wanted+=(docker.io=docker mmdebstrap=mmdebstrap)
         [ "$1" = test ] || wanted+=(valgrind=valgrind)
         ;;

@@ -16,6 +16,7 @@ use jwt_core::{Claims, JwkSet, Policy, Rejection};
 use serde_json::json;
 
 use crate::clock::Clock;
+use crate::revocation::{LiveRevocations, Revocations};
 use crate::secret::Secret;
 use crate::signing_key::LiveKeys;
 use crate::tunnel::respond;
@@ -54,6 +55,13 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// Whether the token that proved it has been revoked since.
+    pub fn is_revoked(&self, revocations: &Revocations) -> bool {
+        self.claims.as_ref().is_some_and(|claims| revocations.refuses(claims))
+    }
+}
+
 impl PartialEq for Identity {
     fn eq(&self, other: &Self) -> bool {
         self.identifier == other.identifier
@@ -77,6 +85,8 @@ pub enum Mode {
     Secret(Secret),
     /// Nothing: whoever reaches the listener. Only for loopback listeners, which the configuration enforces.
     None,
+    /// Nothing either: whoever reaches the internal listener is the operator.
+    Operator,
 }
 
 /// Authenticates requests. Cheap to clone.
@@ -84,14 +94,19 @@ pub enum Mode {
 pub struct Authenticator {
     keys: Keys,
     policy: Arc<Policy>,
+    revocations: LiveRevocations,
     clock: Clock,
 }
 
 #[derive(Clone)]
 enum Keys {
     Live(LiveKeys),
-    Shared { secret: Secret, set: Arc<JwkSet> },
-    Open,
+    Shared {
+        secret: Secret,
+        set: Arc<JwkSet>,
+    },
+    /// Everyone is this caller.
+    Open(&'static str),
 }
 
 /// Why a request was not authenticated. [`IntoResponse`] is the answer; the reason is for the log.
@@ -107,6 +122,9 @@ pub enum AuthError {
     /// The token was refused.
     #[error("bad token: {0}")]
     Rejected(#[source] Rejection),
+    /// The token was good, and has been revoked.
+    #[error("the token has been revoked")]
+    Revoked,
     /// The token names no caller.
     #[error("the token has neither identifier nor sub, or an unusable one")]
     NoIdentity,
@@ -138,11 +156,18 @@ impl Authenticator {
                 let set = JwkSet::parse(set.as_bytes()).map_err(|_| EmptySecret)?;
                 Keys::Shared { secret, set: Arc::new(set) }
             }
-            Mode::None => Keys::Open,
+            Mode::None => Keys::Open("anonymous"),
+            Mode::Operator => Keys::Open("operator"),
         };
         // What we issue always expires, so nothing without exp is ours.
         let policy = Arc::new(Policy { leeway, require_exp: true, ..Policy::default() });
-        Ok(Self { keys, policy, clock })
+        Ok(Self { keys, policy, revocations: LiveRevocations::default(), clock })
+    }
+
+    /// Refuses what is revoked there, too.
+    #[must_use]
+    pub fn with_revocations(self, revocations: LiveRevocations) -> Self {
+        Self { revocations, ..self }
     }
 
     /// The caller of a request with these headers.
@@ -151,7 +176,7 @@ impl Authenticator {
     /// [`AuthError`], whose response is the answer to the request.
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Identity, AuthError> {
         match &self.keys {
-            Keys::Open => Ok(Identity::named("anonymous")),
+            Keys::Open(name) => Ok(Identity::named(name)),
             Keys::Shared { set, .. } => self
                 .verify(headers, set)
                 .map(|_| Identity::named("secret"))
@@ -162,6 +187,9 @@ impl Authenticator {
                     return Err(AuthError::NoKeys);
                 }
                 let claims = self.verify(headers, &keys)?;
+                if self.revocations.load().refuses(&claims) {
+                    return Err(AuthError::Revoked);
+                }
                 let name = claims.str("identifier").or_else(|| claims.str("sub"));
                 let name = name.filter(|name| (1..=IDENTIFIER_BYTES).contains(&name.len()));
                 let identifier = Arc::from(name.ok_or(AuthError::NoIdentity)?.as_ref());
@@ -213,6 +241,7 @@ impl AuthError {
             Self::Missing => "missing",
             Self::Ambiguous => "malformed",
             Self::Rejected(rejection) => rejection.reason(),
+            Self::Revoked => "revoked",
             Self::NoIdentity => "claim",
             Self::NoKeys => "keys_unavailable",
             Self::Forbidden(inner) => inner.reason(),
@@ -233,7 +262,7 @@ impl IntoResponse for AuthError {
             Self::Missing => {
                 unauthorized("Bearer realm=\"netunnel\"", "a bearer token is required")
             }
-            Self::Ambiguous | Self::Rejected(_) | Self::NoIdentity => unauthorized(
+            Self::Ambiguous | Self::Rejected(_) | Self::Revoked | Self::NoIdentity => unauthorized(
                 "Bearer realm=\"netunnel\", error=\"invalid_token\"",
                 "the token is not valid",
             ),

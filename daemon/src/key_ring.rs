@@ -4,29 +4,33 @@
 //! before the next relies on it: private key, then JWKS, then state; so a token is never signed by a
 //! key that a verifier cannot find, whenever the process ends.
 
+mod given;
+mod plan;
+mod shared;
+
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use jwt_core::JwkSet;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::clock::Clock;
-use crate::config::{KeyPairFiles, Keys};
+use crate::config::Keys;
 use crate::jwks_file::{self, JwksFile};
-use crate::signing_key::directory::{KeyDirectory, Life, Record, read_key};
+use crate::signing_key::directory::{KeyDirectory, Life, Record};
 use crate::signing_key::{DirectoryError, KeyError, LiveKeys, PublicJwks, SigningKey};
+use crate::store::{Store, StoreError};
+use plan::{Entry, Plan, Request, plan};
+use shared::SharedKeys;
 
-/// How long `rotate --now` announces a key: ten looks of nginx's default interval of one second.
-const SHORT_ANNOUNCEMENT: Duration = Duration::from_secs(10);
-
-/// Added to a retiring key's time: a signature asked for just before the change may be made after it.
-const IN_FLIGHT: Duration = Duration::from_secs(60);
+pub use shared::{SharedError, encryption_key_file};
 
 /// What the ring needs to know.
 #[derive(Debug, Clone)]
@@ -64,6 +68,15 @@ pub enum RingError {
         "the signing key is given by RSA_PRIVATE_KEY_PATH and is not rotated; replace its files and restart"
     )]
     Pinned,
+    /// The keys in the database.
+    #[error("signing keys: {0}")]
+    Shared(#[from] SharedError),
+    /// The database with the keys.
+    #[error("signing keys: {0}")]
+    Store(#[from] StoreError),
+    /// Rotated far more often than tokens expire.
+    #[error("{0} signing keys are published already; wait until old ones have expired")]
+    TooMany(usize),
     /// Our own JWKS does not parse.
     #[error("no key of the JWKS can verify: {0}")]
     Unusable(#[from] jwt_core::JwksError),
@@ -76,6 +89,8 @@ pub enum When {
     Announced,
     /// As soon as verifiers can know it: ten seconds after it was published.
     Now,
+    /// At once; the key that signs now is no longer published, and its tokens are refused.
+    Emergency,
 }
 
 /// A rotation that is under way.
@@ -85,6 +100,8 @@ pub struct Rotation {
     pub kid: String,
     /// When it signs, in Unix seconds.
     pub signs_at: i64,
+    /// The keys that left for it in an emergency.
+    pub dropped: Vec<String>,
 }
 
 /// The published keys, as text and ready to verify.
@@ -102,8 +119,7 @@ pub struct KeyRing {
     settings: Settings,
     clock: Clock,
     jwks: JwksFile,
-    /// `None` with a given pair.
-    directory: Option<KeyDirectory>,
+    vault: Vault,
     entries: Mutex<Vec<Entry>>,
     signing: ArcSwap<SigningKey>,
     published: ArcSwap<Published>,
@@ -111,38 +127,66 @@ pub struct KeyRing {
     changed: Notify,
 }
 
-#[derive(Clone)]
-struct Entry {
-    record: Record,
-    key: Arc<SigningKey>,
+/// Where the private keys are kept.
+enum Vault {
+    /// In two files that somebody else looks after.
+    Given,
+    /// In a folder of this daemon.
+    Directory(KeyDirectory),
+    /// In the database, for all daemons that use it.
+    Database(SharedKeys),
+}
+
+/// A database that keeps the signing keys, and the file with the key that encrypts them there.
+pub struct SharedVault<'a> {
+    /// The database, which daemons share.
+    pub store: &'a Store,
+    /// The runtime on which it is asked.
+    pub runtime: Handle,
+    /// See [`encryption_key_file`].
+    pub encryption_key: &'a Path,
 }
 
 impl KeyRing {
-    /// Loads the keys, makes the first one, and writes the JWKS file. Waits for the disk.
+    /// Loads the keys from their folder, or from the database that is given, makes the first one, and writes
+    /// the JWKS file. Waits for the disk, and for the database.
     ///
     /// # Errors
     /// Every [`RingError`]; then nothing may be signed.
-    pub fn open(settings: Settings, clock: Clock) -> Result<Self, RingError> {
+    pub fn open(
+        settings: Settings,
+        clock: Clock,
+        shared: Option<SharedVault<'_>>,
+    ) -> Result<Self, RingError> {
         let now = clock.unix_now();
-        let lifetime = settings.jwt_lifetime.as_secs();
         let jwks = JwksFile::open(&settings.jwks_file)
             .map_err(|source| RingError::Jwks { path: settings.jwks_file.clone(), source })?;
-        let (directory, mut entries) = match &settings.keys.pair {
-            Some(files) => (None, vec![given_pair(files, &settings.keys, now, lifetime)?]),
-            None => {
+        let (vault, entries) = match (&settings.keys.pair, shared) {
+            (Some(files), _) => {
+                let lifetime = settings.jwt_lifetime.as_secs();
+                (Vault::Given, vec![given::pair(files, &settings.keys, now, lifetime)?])
+            }
+            (None, None) => {
                 let directory = KeyDirectory::open(&settings.keys.directory)?;
-                let entries = load(&directory, &settings, now)?;
-                (Some(directory), entries)
+                let mut entries = load(&directory, &settings, now)?;
+                if entries.is_empty() {
+                    entries.push(first_key(&settings, now)?);
+                    directory.save_key(&entries[0].key)?;
+                }
+                remember_lifetime(&mut entries, &settings);
+                (Vault::Directory(directory), entries)
+            }
+            (None, Some(vault)) => {
+                let SharedVault { store, runtime, encryption_key } = vault;
+                let keys = SharedKeys::open(store.clone(), runtime, encryption_key)?;
+                let opened = keys.alter(&[], |entries| open_shared(entries, &settings, now))?;
+                (Vault::Database(keys), opened.next)
             }
         };
-        for entry in &mut entries {
-            if entry.record.life == Life::Signing {
-                entry.record.longest_lifetime = entry.record.longest_lifetime.max(lifetime);
-            }
-        }
         // Rebuilt from the keys before the first token is signed, whatever the old file says.
-        let published = publish(&jwks, &entries)?;
-        if let Some(directory) = &directory {
+        let published = Published::of(&entries)?;
+        write(&jwks, &published)?;
+        if let Vault::Directory(directory) = &vault {
             directory.save_state(records(&entries))?;
         }
         let signing = signing_entry(&entries).key.clone();
@@ -151,7 +195,7 @@ impl KeyRing {
             settings,
             clock,
             jwks,
-            directory,
+            vault,
             entries: Mutex::new(entries),
             signing: ArcSwap::new(signing),
             published: ArcSwap::from_pointee(published),
@@ -177,57 +221,36 @@ impl KeyRing {
         self.live.clone()
     }
 
-    /// Announces a new key, or brings the announced one forward. Waits for the disk and makes a key.
+    /// Announces a new key, brings the announced one forward, or replaces the one that signs. Waits for the
+    /// disk, or the database, and makes a key.
     ///
     /// # Errors
-    /// [`RingError::Pinned`] with a given pair; else when a file cannot be written, and then nothing
-    /// has changed.
+    /// [`RingError::Pinned`] with a given pair; else when a file cannot be written or the database does not
+    /// answer, and then nothing has changed.
     pub fn rotate(&self, when: When) -> Result<Rotation, RingError> {
-        let Some(directory) = &self.directory else { return Err(RingError::Pinned) };
-        let now = self.clock.unix_now();
-        let mut entries = self.lock();
-        let mut next = entries.clone();
-        let announced =
-            next.iter().position(|entry| matches!(entry.record.life, Life::Announced { .. }));
-        let index = match announced {
-            Some(index) => index,
-            None => {
-                let key = new_key(&self.settings.keys)?;
-                directory.save_key(&key)?;
-                next.insert(0, self.announced(key, now, self.settings.keys.announce_for));
-                0
-            }
-        };
-        let record = &mut next[index].record;
-        let Life::Announced { signs_at } = &mut record.life else { unreachable!("chosen above") };
-        if when == When::Now {
-            *signs_at = (*signs_at).min(record.created.saturating_add(seconds(SHORT_ANNOUNCEMENT)));
+        if matches!(self.vault, Vault::Given) {
+            return Err(RingError::Pinned);
         }
-        let rotation = Rotation { kid: record.kid.clone(), signs_at: *signs_at };
-        let done = publish(&self.jwks, &next).and_then(|published| {
-            directory.save_state(records(&next))?;
-            Ok(published)
-        });
-        let published = match done {
-            Ok(published) => published,
-            Err(error) => {
-                if announced.is_none()
-                    && let Err(error) = directory.delete_key(&rotation.kid)
-                {
-                    warn!(event = "key_rotation", outcome = "leftover", error = %error);
-                }
-                return Err(error);
-            }
-        };
-        self.accept(&mut entries, next, published);
-        drop(entries);
-        info!(
-            event = "key_announced",
-            kid = rotation.kid,
-            signs_in = rotation.signs_at.saturating_sub(now)
-        );
-        self.changed.notify_one();
-        Ok(rotation)
+        let rotation = self.carry_out(Request::Rotate(when))?;
+        Ok(rotation.expect("a rotation was asked for"))
+    }
+
+    /// Follows what another daemon has done to the shared keys. Waits for the database and the disk.
+    ///
+    /// # Errors
+    /// When the database does not answer or the file cannot be written.
+    pub fn reload(&self) -> Result<(), RingError> {
+        let Vault::Database(shared) = &self.vault else { return Ok(()) };
+        let mut entries = self.lock();
+        let next = shared.load(&entries)?;
+        self.accept(&mut entries, next)
+    }
+
+    /// When every token that is valid now has expired, in Unix seconds, the leeway of verifiers included.
+    pub fn last_token_ends(&self, now: i64) -> i64 {
+        let longest = self.lock().iter().map(|entry| entry.record.longest_lifetime).max();
+        let longest = longest.unwrap_or(0).max(self.settings.jwt_lifetime.as_secs());
+        now.saturating_add_unsigned(plan::stay(longest, &self.settings))
     }
 
     /// Writes the JWKS file again, as it should be. Waits for the disk.
@@ -236,7 +259,7 @@ impl KeyRing {
     /// When it cannot be written.
     pub fn republish(&self) -> Result<(), RingError> {
         let entries = self.lock();
-        publish(&self.jwks, &entries).map(drop)
+        write(&self.jwks, &Published::of(&entries)?)
     }
 
     /// Carries out what is due until `stop`: announced keys sign, retired ones leave.
@@ -269,55 +292,96 @@ impl KeyRing {
             Life::Retiring { gone_at } => Some(gone_at),
             Life::Signing => None,
         };
-        let next = self.lock().iter().filter_map(due).min();
-        let seconds = next.map_or(60, |at| at.saturating_sub(now).clamp(0, 60));
+        let entries = self.lock();
+        let scheduled = plan::next_announcement(&entries, &self.settings);
+        let next = entries.iter().filter_map(due).chain(scheduled).min();
+        // Not at once, even if it is due: what was due and could not be done shall not be tried in a circle.
+        let seconds = next.map_or(60, |at| at.saturating_sub(now).clamp(1, 60));
         Duration::from_secs(seconds.unsigned_abs())
     }
 
-    /// Carries out what is due now. Waits for the disk.
+    /// Carries out what is due now. Waits for the disk, or the database.
     fn step(&self) -> Result<(), RingError> {
-        let Some(directory) = &self.directory else { return Ok(()) };
+        match self.vault {
+            Vault::Given => Ok(()),
+            _ => self.carry_out(Request::Step).map(drop),
+        }
+    }
+
+    fn carry_out(&self, request: Request) -> Result<Option<Rotation>, RingError> {
         let now = self.clock.unix_now();
         let mut entries = self.lock();
-        let due = entries.iter().position(
-            |entry| matches!(entry.record.life, Life::Announced { signs_at } if signs_at <= now),
-        );
-        if let Some(index) = due {
-            let mut next = entries.clone();
-            let tail = self.settings.leeway + IN_FLIGHT;
-            for entry in &mut next {
-                if entry.record.life == Life::Signing {
-                    let stay = entry.record.longest_lifetime.saturating_add(tail.as_secs());
-                    entry.record.life =
-                        Life::Retiring { gone_at: now.saturating_add_unsigned(stay) };
-                    info!(event = "key_retiring", kid = entry.record.kid, gone_in = stay);
+        let make = |entries: &[Entry]| plan(entries, &self.settings, now, request);
+        match &self.vault {
+            Vault::Given => Ok(None),
+            Vault::Directory(directory) => {
+                let Plan { next, rotation, is_change } = make(&entries)?;
+                if is_change {
+                    self.store_in(directory, &entries, &next)?;
+                    self.accept(&mut entries, next)?;
+                }
+                Ok(rotation)
+            }
+            // Durable there first. A verifier on this host learns of a new key below, before it signs.
+            Vault::Database(shared) => {
+                let Plan { next, rotation, .. } = shared.alter(&entries, make)?;
+                self.accept(&mut entries, next)?;
+                Ok(rotation)
+            }
+        }
+    }
+
+    /// Makes `next` durable: private key, then JWKS, then state.
+    fn store_in(
+        &self,
+        directory: &KeyDirectory,
+        entries: &[Entry],
+        next: &[Entry],
+    ) -> Result<(), RingError> {
+        let is_in =
+            |list: &[Entry], entry: &Entry| list.iter().any(|e| e.record.kid == entry.record.kid);
+        let added: Vec<_> = next.iter().filter(|entry| !is_in(entries, entry)).collect();
+        let gone = entries.iter().filter(|entry| !is_in(next, entry));
+        let (retired, revoked): (Vec<_>, Vec<_>) =
+            gone.partition(|entry| matches!(entry.record.life, Life::Retiring { .. }));
+        let store = || {
+            for entry in &added {
+                directory.save_key(&entry.key)?;
+            }
+            self.write_if_new(&Published::of(next)?)?;
+            for entry in &retired {
+                directory.delete_key(&entry.record.kid)?;
+            }
+            directory.save_state(records(next))?;
+            // Only a retired key may be missing while the state names it.
+            for entry in &revoked {
+                directory.delete_key(&entry.record.kid)?;
+            }
+            Ok(())
+        };
+        let result = store();
+        if result.is_err() {
+            for entry in &added {
+                if let Err(error) = directory.delete_key(&entry.record.kid) {
+                    warn!(event = "key_rotation", outcome = "leftover", error = %error);
                 }
             }
-            next[index].record.life = Life::Signing;
-            next[index].record.longest_lifetime = self.settings.jwt_lifetime.as_secs();
-            directory.save_state(records(&next))?;
-            info!(event = "key_signing", kid = next[index].record.kid);
-            self.signing.store(next[index].key.clone());
-            *entries = next;
         }
-        let is_gone = |entry: &Entry| matches!(entry.record.life, Life::Retiring { gone_at } if gone_at <= now);
-        if entries.iter().any(is_gone) {
-            let (gone, next): (Vec<_>, Vec<_>) = entries.iter().cloned().partition(is_gone);
-            let published = publish(&self.jwks, &next)?;
-            for entry in &gone {
-                directory.delete_key(&entry.record.kid)?;
-                info!(event = "key_gone", kid = entry.record.kid);
-            }
-            directory.save_state(records(&next))?;
-            self.accept(&mut entries, next, published);
+        result
+    }
+
+    /// A file that would be the same is left alone: each version costs every worker of nginx its cache.
+    fn write_if_new(&self, published: &Published) -> Result<(), RingError> {
+        if published.document == self.published.load().document {
+            return Ok(());
         }
-        Ok(())
+        write(&self.jwks, published)
     }
 
     /// A changed `[keys] algorithm` is a rotation: verifiers learn the new key first.
     fn follow_configured_algorithm(&self) -> Result<(), RingError> {
         let configured = self.settings.keys.algorithm;
-        let follows = self.directory.is_none()
+        let follows = matches!(self.vault, Vault::Given)
             || self.lock().iter().any(|entry| {
                 !matches!(entry.record.life, Life::Retiring { .. })
                     && entry.key.algorithm() == configured
@@ -329,21 +393,22 @@ impl KeyRing {
         Ok(())
     }
 
-    fn announced(&self, key: SigningKey, now: i64, announce_for: Duration) -> Entry {
-        let record = Record {
-            kid: key.kid().to_owned(),
-            algorithm: key.algorithm().as_str().to_owned(),
-            created: now,
-            longest_lifetime: self.settings.jwt_lifetime.as_secs(),
-            life: Life::Announced { signs_at: now.saturating_add(seconds(announce_for)) },
-        };
-        Entry { record, key: Arc::new(key) }
-    }
-
-    fn accept(&self, entries: &mut Vec<Entry>, next: Vec<Entry>, published: Published) {
-        self.live.store(published.keys.clone());
-        self.published.store(Arc::new(published));
+    /// Publishes `next` and lets it hold: a key signs only when it is in the file.
+    fn accept(&self, entries: &mut Vec<Entry>, next: Vec<Entry>) -> Result<(), RingError> {
+        let published = Published::of(&next)?;
+        self.write_if_new(&published)?;
+        if published.document != self.published.load().document {
+            self.live.store(published.keys.clone());
+            self.published.store(Arc::new(published));
+        }
+        let signing = &signing_entry(&next).key;
+        if signing.kid() != self.signing.load().kid() {
+            self.signing.store(signing.clone());
+        }
+        report(entries, &next, self.clock.unix_now());
         *entries = next;
+        self.changed.notify_one();
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
@@ -354,102 +419,109 @@ impl KeyRing {
 
 fn load(directory: &KeyDirectory, settings: &Settings, now: i64) -> Result<Vec<Entry>, RingError> {
     let lifetime = settings.jwt_lifetime.as_secs();
-    let stay = lifetime.saturating_add((settings.leeway + IN_FLIGHT).as_secs());
+    let stay = plan::stay(lifetime, settings);
     let found = directory.load(settings.keys.algorithm, now, stay)?;
     for path in found.strangers {
         warn!(event = "key_ignored", path = %path.display(), reason = "not in state.json");
     }
-    let mut entries: Vec<Entry> =
-        found.keys.into_iter().map(|(record, key)| Entry { record, key: Arc::new(key) }).collect();
-    if entries.is_empty() {
-        let key = new_key(&settings.keys)?;
-        directory.save_key(&key)?;
-        info!(event = "key_created", kid = key.kid(), algorithm = key.algorithm().as_str());
-        entries.push(signing(key, now, lifetime));
+    Ok(found.keys.into_iter().map(|(record, key)| Entry { record, key: Arc::new(key) }).collect())
+}
+
+/// The shared keys for a daemon that starts. The first one brings the keys of its folder, if it has any, so
+/// that tokens of before stay valid.
+fn open_shared(entries: &[Entry], settings: &Settings, now: i64) -> Result<Plan, RingError> {
+    let mut next = entries.to_vec();
+    if next.is_empty() && settings.keys.directory.is_dir() {
+        next = load(&KeyDirectory::open(&settings.keys.directory)?, settings, now)?;
+        if !next.is_empty() {
+            let path = settings.keys.directory.display();
+            info!(event = "keys_imported", keys = next.len(), path = %path);
+        }
     }
-    Ok(entries)
+    if next.is_empty() {
+        next.push(first_key(settings, now)?);
+    }
+    if next.iter().filter(|entry| entry.record.life == Life::Signing).count() != 1 {
+        return Err(SharedError::Malformed(next[0].record.kid.clone()).into());
+    }
+    remember_lifetime(&mut next, settings);
+    Ok(Plan { next, rotation: None, is_change: true })
+}
+
+fn first_key(settings: &Settings, now: i64) -> Result<Entry, RingError> {
+    let key = new_key(&settings.keys)?;
+    info!(event = "key_created", kid = key.kid(), algorithm = key.algorithm().as_str());
+    Ok(Entry::signing(key, now, settings.jwt_lifetime.as_secs()))
+}
+
+/// A key stays published as long as the longest of its tokens lives, whatever is configured later.
+fn remember_lifetime(entries: &mut [Entry], settings: &Settings) {
+    let lifetime = settings.jwt_lifetime.as_secs();
+    for entry in entries.iter_mut().filter(|entry| entry.record.life == Life::Signing) {
+        entry.record.longest_lifetime = entry.record.longest_lifetime.max(lifetime);
+    }
 }
 
 fn new_key(keys: &Keys) -> Result<SigningKey, KeyError> {
     SigningKey::generate(keys.algorithm, keys.rsa_bits)
 }
 
-fn signing(key: SigningKey, now: i64, lifetime: u64) -> Entry {
-    let record = Record {
-        kid: key.kid().to_owned(),
-        algorithm: key.algorithm().as_str().to_owned(),
-        created: now,
-        longest_lifetime: lifetime,
-        life: Life::Signing,
-    };
-    Entry { record, key: Arc::new(key) }
-}
-
-/// The pair of `RSA_PUBLIC_KEY_PATH` and `RSA_PRIVATE_KEY_PATH`: read, or made when both are
-/// missing. A private key is never overwritten.
-fn given_pair(
-    files: &KeyPairFiles,
-    keys: &Keys,
-    now: i64,
-    lifetime: u64,
-) -> Result<Entry, RingError> {
-    let pair_error = |text: String| RingError::Directory(DirectoryError::Pair(text));
-    let (public, private) = (files.public.display(), files.private.display());
-    match (files.public.exists(), files.private.exists()) {
-        (true, true) => {
-            let key = read_key(&files.private, &[keys.algorithm])?;
-            let pem = std::fs::read(&files.public).map_err(|source| DirectoryError::Io {
-                action: "read",
-                path: files.public.clone(),
-                source,
-            })?;
-            if !key.has_public_pem(&pem) {
-                return Err(pair_error(format!(
-                    "{public} (RSA_PUBLIC_KEY_PATH) is not the public key of {private} \
-                     (RSA_PRIVATE_KEY_PATH); make it with: openssl pkey -in {private} -pubout"
-                )));
-            }
-            Ok(signing(key, now, lifetime))
-        }
-        (false, false) => {
-            let key = new_key(keys)?;
-            let pem = key.to_pem()?;
-            let public_pem = key.to_public_pem().ok_or(KeyError::Library)?;
-            for (path, text, mode) in [
-                (&files.private, pem.as_str(), crate::atomic_file::PRIVATE),
-                (&files.public, public_pem.as_str(), crate::atomic_file::PUBLIC),
-            ] {
-                crate::atomic_file::replace(path, text.as_bytes(), mode).map_err(|source| {
-                    DirectoryError::Io { action: "write", path: path.clone(), source }
-                })?;
-            }
-            info!(event = "key_created", kid = key.kid(), algorithm = key.algorithm().as_str());
-            Ok(signing(key, now, lifetime))
-        }
-        (true, false) => Err(pair_error(format!(
-            "{private} (RSA_PRIVATE_KEY_PATH) is missing, but {public} is there; restore it, or \
-             remove the public key to get a new pair"
-        ))),
-        (false, true) => Err(pair_error(format!(
-            "{public} (RSA_PUBLIC_KEY_PATH) is missing, but {private} is there; make it with: \
-             openssl pkey -in {private} -pubout -out {public}"
-        ))),
+impl Published {
+    fn of(entries: &[Entry]) -> Result<Self, RingError> {
+        // The same order in every daemon, so that their files are the same.
+        let rank = |entry: &&Entry| match entry.record.life {
+            Life::Announced { .. } => 0,
+            Life::Signing => 1,
+            Life::Retiring { .. } => 2,
+        };
+        let mut newest_first: Vec<&Entry> = entries.iter().collect();
+        newest_first.sort_by(|a, b| {
+            let by_age = rank(a).cmp(&rank(b)).then(b.record.created.cmp(&a.record.created));
+            by_age.then_with(|| a.record.kid.cmp(&b.record.kid))
+        });
+        let keys = PublicJwks { keys: newest_first.iter().map(|e| e.key.jwk().clone()).collect() };
+        let document = jwks_file::document(&keys);
+        Ok(Self {
+            keys: Arc::new(JwkSet::parse(&document)?),
+            anonymous: JwkSet::parse(&without_kid(&keys))?,
+            document,
+        })
     }
 }
 
-fn publish(jwks: &JwksFile, entries: &[Entry]) -> Result<Published, RingError> {
-    let mut newest_first: Vec<&Entry> = entries.iter().collect();
-    newest_first.sort_by_key(|entry| std::cmp::Reverse(entry.record.created));
-    let keys = PublicJwks { keys: newest_first.iter().map(|e| e.key.jwk().clone()).collect() };
-    let document = jwks_file::document(&keys);
-    let published = Published {
-        keys: Arc::new(JwkSet::parse(&document)?),
-        anonymous: JwkSet::parse(&without_kid(&keys))?,
-        document,
-    };
+fn write(jwks: &JwksFile, published: &Published) -> Result<(), RingError> {
     jwks.replace(&published.document)
-        .map_err(|source| RingError::Jwks { path: jwks.path().into(), source })?;
-    Ok(published)
+        .map_err(|source| RingError::Jwks { path: jwks.path().into(), source })
+}
+
+/// One line for each key whose place in life is another one now.
+fn report(before: &[Entry], after: &[Entry], now: i64) {
+    let life = |entries: &[Entry], kid: &str| {
+        entries.iter().find(|entry| entry.record.kid == kid).map(|entry| entry.record.life.clone())
+    };
+    for entry in after {
+        let kid = entry.record.kid.as_str();
+        let old = life(before, kid);
+        if old.as_ref() == Some(&entry.record.life) {
+            continue;
+        }
+        match entry.record.life {
+            Life::Announced { signs_at } => {
+                info!(event = "key_announced", kid, signs_in = signs_at.saturating_sub(now));
+            }
+            Life::Signing => info!(event = "key_signing", kid),
+            Life::Retiring { gone_at } => {
+                info!(event = "key_retiring", kid, gone_in = gone_at.saturating_sub(now));
+            }
+        }
+    }
+    for entry in before.iter().filter(|entry| life(after, &entry.record.kid).is_none()) {
+        let kid = entry.record.kid.as_str();
+        match entry.record.life {
+            Life::Retiring { .. } => info!(event = "key_gone", kid),
+            _ => warn!(event = "key_revoked", kid, reason = "emergency rotation"),
+        }
+    }
 }
 
 fn without_kid(keys: &PublicJwks) -> Vec<u8> {

@@ -15,6 +15,7 @@ pub mod issuer;
 pub mod jwks_file;
 pub mod key_ring;
 pub mod logging;
+pub mod revocation;
 pub mod secret;
 pub mod shutdown;
 pub mod signing_key;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use axum::Router;
 use sd_notify::NotifyState;
+use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -38,11 +40,12 @@ use config::{Config, Jwthenticator, NetunnelAuth};
 use http::serve::{self, Listener};
 use http::{App, Routes};
 use issuer::Issuer;
-use key_ring::{KeyRing, RingError, Settings};
+use key_ring::{KeyRing, RingError, Settings, SharedVault};
 use logging::Throttle;
+use revocation::{RevocationError, RevocationList};
 use sockets::{SocketError, Sockets};
-use store::Store;
-use tunnel::{ConfiguredError, Server};
+use store::{Changes, Store, TokenForm};
+use tunnel::{Admins, ConfiguredError, Operator, Server, internal_router};
 
 /// Why the daemon does not start, or ends before it is told to.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +60,9 @@ pub enum RunError {
     /// The database.
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    /// The revocations and their file.
+    #[error("revocations: {0}")]
+    Revocations(#[from] RevocationError),
     /// The tunnels' settings.
     #[error(transparent)]
     Tunnels(#[from] ConfiguredError),
@@ -74,7 +80,11 @@ pub enum RunError {
 impl RunError {
     /// Whether the configuration has to be changed before another try.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Tunnels(_) | Self::Secret(_))
+        match self {
+            Self::Tunnels(error) => error.is_configuration(),
+            Self::Secret(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -107,31 +117,64 @@ pub async fn run(
         own.into_iter().flatten().filter_map(Listener::socket_address).collect();
 
     let clock = Clock::system();
-    let ring = Arc::new(open_ring(&config, clock.clone()).await?);
-    let store = Store::open(&issuer.database_url.path, issuer.queue_limit).await?;
+    let store = Store::open(&issuer.database_url, issuer.queue_limit).await?;
+    let ring = Arc::new(open_ring(&config, clock.clone(), &store).await?);
     log_start(&config, &ring);
-    let tunnels = Server::new(tunnels, authenticator(&config, &ring, clock.clone())?);
+    log_database(&store).await;
+    let standard_claims = issuer.standard_claims;
+    let file = &config.jwks.revocation_file;
+    let revocations = RevocationList::open(store.clone(), file, standard_claims).await?;
+    let revocations = Arc::new(revocations);
+    let auth = authenticator(&config, &ring, clock.clone())?.with_revocations(revocations.live());
+    let operator = Operator::start(&config.netunnel, &tunnels)?;
+    // Channels that are opened on the internal listener are a world of their own, with one caller.
+    let by_operator = Authenticator::new(Mode::Operator, config.netunnel.leeway, clock.clone())?;
+    let internal_tunnels = Server::new(tunnels.clone(), by_operator);
+    let tunnels = Server::new(tunnels, auth);
 
+    let store_changes = store.changes();
     let app = Arc::new(App {
         settings: issuer.clone(),
         store,
         issuer: Issuer::new(ring.clone(), clock.clone(), issuer),
         ring: ring.clone(),
-        clock,
+        revocations: revocations.clone(),
+        tunnels: tunnels.clone(),
+        clock: clock.clone(),
         faults: Throttle::new(),
     });
     let mut services = Services::new(issuer.header_timeout);
     match internal {
         Some(internal) => {
             services.serve("public", public, http::router(app.clone(), Routes::Public));
-            services.serve("internal", internal, http::router(app, Routes::Internal));
+            let operators = operator.router(&internal_tunnels, Admins::Everyone);
+            let hosts = config.netunnel.operator_hosts.clone();
+            let seen = (tunnels.clone(), internal_tunnels.clone(), operator.clone());
+            let status = move || {
+                let (tunnels, by_operator, operator) = &seen;
+                json!({"version": env!("CARGO_PKG_VERSION"), "netunnel": tunnels.status(),
+                    "operator": by_operator.status(), "static_tunnels": operator.status()})
+            };
+            let issuer = http::router(app, Routes::Internal);
+            let router = internal_router(issuer, operators, hosts, status);
+            services.serve("internal", internal, router);
         }
         None => services.serve("public", public, http::router(app, Routes::Both)),
     }
-    services.serve("netunnel", netunnel, tunnels.router());
+    let router = if config.netunnel.admin_routes {
+        let admins = Admins::Listed(config.netunnel.admin_identifiers.clone());
+        operator.router(&tunnels, admins)
+    } else {
+        tunnels.router()
+    };
+    services.serve("netunnel", netunnel, router);
 
     let stop = services.stop.clone();
     let rotation = tokio::spawn(ring.clone().run(stop.clone()));
+    let followed = Followed { ring: ring.clone(), revocations, tunnels: tunnels.clone() };
+    let pruning = tokio::spawn(prune(followed.clone(), clock, stop.clone()));
+    let changes =
+        store_changes.map(|changes| tokio::spawn(follow(changes, followed, stop.clone())));
     notify(&[NotifyState::Ready]);
     info!(event = "ready", outcome = "ok");
     let watchdog = tokio::spawn(watchdog(stop.clone()));
@@ -148,9 +191,10 @@ pub async fn run(
     notify(&[NotifyState::Stopping]);
     info!(event = "stopping", drain = config.netunnel.drain_timeout.as_secs());
     // The listeners go on answering meanwhile: whoever asks for a tunnel is told that there is none.
-    tunnels.drain(config.netunnel.drain_timeout).await;
+    let drain = config.netunnel.drain_timeout;
+    tokio::join!(tunnels.drain(drain), internal_tunnels.drain(drain), operator.stop());
     services.drain(config.netunnel.drain_timeout).await;
-    for task in [rotation, watchdog] {
+    for task in [Some(rotation), Some(watchdog), Some(pruning), changes].into_iter().flatten() {
         // Both end with `stop`; the result of a rotation in progress is on disk.
         let _ = task.await;
     }
@@ -203,16 +247,90 @@ fn authenticator(config: &Config, ring: &KeyRing, clock: Clock) -> Result<Authen
     Ok(Authenticator::new(mode, config.netunnel.leeway, clock)?)
 }
 
-async fn open_ring(config: &Config, clock: Clock) -> Result<KeyRing, RunError> {
+async fn open_ring(config: &Config, clock: Clock, store: &Store) -> Result<KeyRing, RunError> {
     let settings = Settings {
         keys: config.keys.clone(),
         jwks_file: config.jwks.file.clone(),
         jwt_lifetime: config.jwthenticator.jwt_lifetime,
         leeway: config.jwthenticator.leeway,
     };
+    let file = key_ring::encryption_key_file(config.keys.encryption_key_file.as_deref());
+    let file = file.filter(|_| store.is_shared() && config.keys.pair.is_none());
+    if file.is_none() && store.is_shared() && config.keys.pair.is_none() {
+        warn!(
+            event = "signing_keys_local",
+            reason = "daemons on the same PostgreSQL do not know this one's signing keys; to share \
+                      them, set [keys] encryption_key_file to the same key for each"
+        );
+    }
+    let (store, runtime) = (store.clone(), tokio::runtime::Handle::current());
     // Making an RSA key takes a while, and the disk may.
-    let opened = tokio::task::spawn_blocking(move || KeyRing::open(settings, clock)).await;
-    Ok(opened.map_err(|_| RunError::Ended)??)
+    let opened = tokio::task::spawn_blocking(move || {
+        let shared = file.as_deref().map(|encryption_key| SharedVault {
+            store: &store,
+            runtime,
+            encryption_key,
+        });
+        KeyRing::open(settings, clock, shared)
+    });
+    Ok(opened.await.map_err(|_| RunError::Ended)??)
+}
+
+/// What follows the database.
+#[derive(Clone)]
+struct Followed {
+    ring: Arc<KeyRing>,
+    revocations: Arc<RevocationList>,
+    tunnels: Arc<Server>,
+}
+
+impl Followed {
+    async fn reload(&self) -> Result<(), String> {
+        let ring = self.ring.clone();
+        let keys = tokio::task::spawn_blocking(move || ring.reload()).await;
+        self.revocations.reload().await.map_err(|error| error.to_string())?;
+        self.tunnels.close_revoked(&self.revocations.live().load());
+        keys.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+}
+
+/// Follows what other daemons on the same database do, until `stop`.
+async fn follow(mut changes: Changes, followed: Followed, stop: CancellationToken) {
+    let throttle = Throttle::new();
+    loop {
+        let changed = tokio::select! {
+            () = stop.cancelled() => return,
+            changed = changes.next() => changed,
+        };
+        let done = match changed {
+            Ok(()) => followed.reload().await,
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = done {
+            throttle.run(|suppressed| {
+                error!(event = "follow", outcome = "error", error, suppressed);
+            });
+            // The database is away, or the disk is full; both are noticed elsewhere too.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// Drops what is over, once a minute, and writes again what could not be written, until `stop`.
+async fn prune(followed: Followed, clock: Clock, stop: CancellationToken) {
+    let throttle = Throttle::new();
+    let mut ticks = tokio::time::interval(Duration::from_secs(60));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = followed.revocations.prune(clock.unix_now()).await {
+            throttle.run(|suppressed| {
+                warn!(event = "prune", outcome = "error", error = %error, suppressed);
+            });
+        }
+    }
 }
 
 async fn republish(ring: &Arc<KeyRing>) {
@@ -230,7 +348,7 @@ fn log_start(config: &Config, ring: &KeyRing) {
     info!(
         event = "start",
         version = env!("CARGO_PKG_VERSION"),
-        database = %config.jwthenticator.database_url.path.display(),
+        database = %config.jwthenticator.database_url,
         jwks_file = %config.jwks.file.display(),
         keys = %config.keys.directory.display(),
         kid = ring.signing().kid(),
@@ -250,6 +368,22 @@ fn log_start(config: &Config, ring: &KeyRing) {
             reason = "nginx's workers cannot search this folder; chmod o+x it, or move [jwks] file"
         ),
         Err(fault) => warn!(event = "jwks_unreachable", error = %fault),
+    }
+}
+
+/// Says what a JWThenticator's database means for whoever is responsible for it.
+async fn log_database(store: &Store) {
+    if store.was_adopted() {
+        info!(event = "database_adopted", outcome = "ok");
+    }
+    match store.token_form().await {
+        Ok(TokenForm::Hashed) => {}
+        Ok(TokenForm::Clear) => warn!(
+            event = "compat_plaintext",
+            reason = "refresh tokens are stored in the clear, so that a JWThenticator can use the \
+                      database too; when it no longer does, run: jwtunnel db harden"
+        ),
+        Err(fault) => warn!(event = "database", outcome = "error", error = %fault),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The issuer's routes over real HTTP, as the original's clients use them. `tN` in a name is the
 //! acceptance example of that number.
 
-mod issuer_harness;
+pub(crate) mod issuer_harness;
 
 use issuer_harness::{AS_ORIGINAL, Answer, Daemon, Options, claims, header};
 use reqwest::Method;

@@ -47,19 +47,34 @@ Examples:
   pass show gateway/client | jwtunnel keys register --key-file -
   jwtunnel keys register --generate --json --server unix:/run/jwtunnel/internal.sock")]
     Register(Register),
+    /// Revoke registered keys, for good, with all their tokens.
+    ///
+    /// Their access tokens are refused within seconds, by the daemon and by every nginx that reads its
+    /// revocation file; refresh tokens get nothing any more; tunnels are closed. A revoked key cannot be
+    /// registered again.
+    #[command(after_help = "\
+Examples:
+  jwtunnel keys revoke --key-file client.key
+  jwtunnel keys revoke --key-id 0f3c…            the claim `key` of its tokens
+  jwtunnel keys revoke --identifier 7d2b0d0c-8d7e-4a51-9f0c-3f1f8f3f4f11    every key of that client")]
+    Revoke(Revoke),
     /// Announce a new signing key, which signs when every verifier can know it.
     ///
     /// The old key stays published until the last token that it signed has expired; no token becomes
-    /// invalid, and nginx need not be reloaded.
+    /// invalid, and nginx need not be reloaded. With --emergency the new key signs at once, and the old one
+    /// is not published any more: whoever has stolen it can do nothing with it, and every client needs a new
+    /// token, which it gets with its key or refresh token as usual.
     #[command(after_help = "\
 Examples:
-  jwtunnel keys rotate          sign with the new key after [keys] announce_for
-  jwtunnel keys rotate --now    sign with it in ten seconds")]
+  jwtunnel keys rotate                sign with the new key after [keys] announce_for
+  jwtunnel keys rotate --now          sign with it in ten seconds
+  jwtunnel keys rotate --emergency    the present key has been stolen")]
     Rotate(Rotate),
 }
 
+/// Where the daemon's internal listener is, and how to print.
 #[derive(Debug, clap::Args)]
-struct Connection {
+pub(super) struct Connection {
     /// The daemon's internal listener: http://HOST:PORT or unix:/path.
     #[arg(
         long,
@@ -98,13 +113,36 @@ struct Register {
 }
 
 #[derive(Debug, clap::Args)]
+#[group(id = "selector", required = true, multiple = false, args = ["revoked_key_file", "key_id", "identifier"])]
+struct Revoke {
+    #[command(flatten)]
+    connection: Connection,
+
+    /// The file that holds the key; `-` is standard input. One newline at its end is left out.
+    #[arg(id = "revoked_key_file", long = "key-file", value_name = "FILE")]
+    key_file: Option<PathBuf>,
+
+    /// The key's public name, which its tokens have as the claim `key`.
+    #[arg(long, value_name = "ID")]
+    key_id: Option<String>,
+
+    /// Every key that was registered for this client, and all tokens that name it.
+    #[arg(long, value_name = "UUID")]
+    identifier: Option<Uuid>,
+}
+
+#[derive(Debug, clap::Args)]
 struct Rotate {
     #[command(flatten)]
     connection: Connection,
 
     /// Announce for ten seconds only.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "emergency")]
     now: bool,
+
+    /// Sign with a new key at once, and drop the present one with all its tokens.
+    #[arg(long)]
+    emergency: bool,
 }
 
 /// Runs `jwtunnel keys …`.
@@ -114,6 +152,7 @@ struct Rotate {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Register(args) => register(args).await,
+        Command::Revoke(args) => revoke(args).await,
         Command::Rotate(args) => rotate(args).await,
     }
 }
@@ -159,16 +198,61 @@ async fn register(args: Register) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+async fn revoke(args: Revoke) -> anyhow::Result<ExitCode> {
+    let body = match (&args.key_file, &args.key_id, args.identifier) {
+        (Some(path), _, _) => json!({"key": read_key(path)?.expose()}),
+        (None, Some(id), _) => json!({"key_id": id}),
+        (None, None, identifier) => json!({"identifier": identifier}),
+    };
+    send_revocation(&args.connection, "/revoke_key", &body, "no such key is registered").await
+}
+
+/// Asks the daemon to revoke something, and tells what became of it. `nothing` is the error if there was
+/// nothing to revoke.
+pub(super) async fn send_revocation(
+    connection: &Connection,
+    path: &str,
+    body: &Value,
+    nothing: &str,
+) -> anyhow::Result<ExitCode> {
+    let Some(server) = Server::parse(&connection.server) else {
+        return Ok(usage_error(&bad_server(&connection.server)));
+    };
+    let answer = server.post(path, body).await?;
+    answer.expect(StatusCode::OK)?;
+    if answer.body["result"] != true {
+        bail!("{nothing}");
+    }
+    let revoked = &answer.body["revoked"];
+    let mut out = io::stdout();
+    if connection.json {
+        writeln!(out, "{}", json!({"revoked": revoked}))?;
+    } else if path == "/revoke_key" {
+        writeln!(out, "keys revoked: {revoked}")?;
+    } else {
+        writeln!(out, "revoked")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 async fn rotate(args: Rotate) -> anyhow::Result<ExitCode> {
     let Some(server) = Server::parse(&args.connection.server) else {
         return Ok(usage_error(&bad_server(&args.connection.server)));
     };
-    let answer = server.post("/rotate_signing_key", &json!({"now": args.now})).await?;
+    let body = json!({"now": args.now, "emergency": args.emergency});
+    let answer = server.post("/rotate_signing_key", &body).await?;
     answer.expect(StatusCode::OK)?;
     let (kid, signs_in) = (&answer.body["kid"], &answer.body["signs_in"]);
     let mut out = io::stdout();
     if args.connection.json {
-        writeln!(out, "{}", json!({"kid": kid, "signs_in": signs_in}))?;
+        let dropped = &answer.body["dropped"];
+        writeln!(out, "{}", json!({"kid": kid, "signs_in": signs_in, "dropped": dropped}))?;
+    } else if args.emergency {
+        let kid = kid.as_str().unwrap_or_default();
+        writeln!(out, "the key {kid} signs; dropped with all their tokens:")?;
+        for kid in answer.body["dropped"].as_array().into_iter().flatten() {
+            writeln!(out, "  {}", untrusted(kid.as_str().unwrap_or_default()))?;
+        }
     } else {
         let kid = kid.as_str().unwrap_or_default();
         writeln!(out, "the key {kid} is published and signs in {signs_in} s")?;
@@ -200,15 +284,27 @@ fn bad_server(text: &str) -> String {
     format!("--server {}: expected http://HOST:PORT or unix:/path", untrusted(text))
 }
 
+impl Connection {
+    /// # Errors
+    /// What `--server` should be.
+    pub(super) fn server(&self) -> Result<Server, String> {
+        Server::parse(&self.server).ok_or_else(|| bad_server(&self.server))
+    }
+
+    pub(super) fn json(&self) -> bool {
+        self.json
+    }
+}
+
 /// Where the daemon's internal routes are.
 #[derive(Debug, PartialEq, Eq)]
-enum Server {
+pub(super) enum Server {
     /// Authority, and the prefix of the paths.
     Tcp(String, String),
     Unix(PathBuf),
 }
 
-struct Answer {
+pub(super) struct Answer {
     status: StatusCode,
     body: Value,
 }
@@ -237,14 +333,23 @@ impl Server {
     }
 
     async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        self.ask(Method::POST, path, body.to_string()).await
+    }
+
+    pub(super) async fn get(&self, path: &str) -> anyhow::Result<Answer> {
+        self.ask(Method::GET, path, String::new()).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: String) -> anyhow::Result<Answer> {
         let exchange = async {
             match self {
                 Self::Tcp(authority, prefix) => {
                     let stream = TcpStream::connect(authority).await?;
-                    exchange(stream, authority, &format!("{prefix}{path}"), body).await
+                    exchange(stream, method, authority, &format!("{prefix}{path}"), body).await
                 }
                 Self::Unix(socket) => {
-                    exchange(UnixStream::connect(socket).await?, "localhost", path, body).await
+                    let stream = UnixStream::connect(socket).await?;
+                    exchange(stream, method, "localhost", path, body).await
                 }
             }
         };
@@ -261,19 +366,25 @@ impl Server {
     }
 }
 
-async fn exchange<S>(stream: S, host: &str, path: &str, body: &Value) -> anyhow::Result<Answer>
+async fn exchange<S>(
+    stream: S,
+    method: Method,
+    host: &str,
+    path: &str,
+    body: String,
+) -> anyhow::Result<Answer>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
     let request = Request::builder()
-        .method(Method::POST)
+        .method(method)
         .uri(path)
         .header(header::HOST, host)
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::CONNECTION, "close")
-        .body(Full::new(Bytes::from(body.to_string())))?;
+        .body(Full::new(Bytes::from(body)))?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     // Answers of the daemon are small; whatever else listens there shall not fill our memory.
@@ -287,7 +398,11 @@ where
 }
 
 impl Answer {
-    fn expect(&self, status: StatusCode) -> anyhow::Result<()> {
+    pub(super) fn body(&self) -> &Value {
+        &self.body
+    }
+
+    pub(super) fn expect(&self, status: StatusCode) -> anyhow::Result<()> {
         if self.status == status {
             return Ok(());
         }
@@ -313,7 +428,7 @@ impl Answer {
 }
 
 /// An answer's own words, without control characters, for a terminal.
-fn untrusted_message(text: &str) -> String {
+pub(super) fn untrusted_message(text: &str) -> String {
     text.chars().take(400).flat_map(char::escape_debug).collect::<String>().replace("\\\"", "\"")
 }
 

@@ -4,8 +4,10 @@
 //! the arguments ends it with 2, as clap's own do.
 
 pub mod connect;
+pub mod db;
 pub mod keygen;
 pub mod keys;
+pub mod status;
 pub mod token;
 
 use std::io::{self, Write as _};
@@ -36,14 +38,18 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Register clients' keys, and rotate the signing key.
+    /// Register and revoke clients' keys, and rotate the signing key.
     Keys(keys::Args),
-    /// Make, decode and verify tokens, offline.
+    /// Make, decode and verify tokens, offline; revoke them.
     Token(token::Args),
     /// Make a signing key and the JWKS that verifies it.
     Keygen(keygen::Args),
-    /// Open a tunnel through a NETunnel server.
-    Connect(connect::Args),
+    /// Look after the database.
+    Db(db::Args),
+    /// Open tunnels through a NETunnel server.
+    Connect(Box<connect::Args>),
+    /// Show what the daemon's tunnels do.
+    Status(status::Args),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -63,7 +69,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Keys(args) => keys::run(args).await,
         Command::Token(args) => token::run(args).await,
         Command::Keygen(args) => keygen::run(args).await,
-        Command::Connect(args) => connect::run(args).await,
+        Command::Db(args) => db::run(args).await,
+        Command::Connect(args) => connect::run(*args).await,
+        Command::Status(args) => status::run(args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "jwtunnel", &mut script);

@@ -1,4 +1,4 @@
-//! `jwtunnel token`: mint, decode and verify tokens without a server.
+//! `jwtunnel token`: mint, decode and verify tokens without a server; revoke them through it.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::config::{SigningAlgorithm, parse_algorithm, parse_duration};
 use crate::signing_key::SigningKey;
 
-/// Mints, decodes and verifies tokens, offline.
+/// Mints, decodes and verifies tokens, offline; revokes them.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -28,6 +28,7 @@ enum Command {
     Mint(MintArgs),
     Decode(DecodeArgs),
     Verify(VerifyArgs),
+    Revoke(RevokeArgs),
 }
 
 /// Sign a token with a private key and print it
@@ -99,6 +100,34 @@ struct VerifyArgs {
     token: Option<String>,
 }
 
+/// Refuse tokens from now on, through the daemon
+///
+/// The daemon and every nginx that reads its revocation file refuse them within seconds; tunnels that were
+/// opened with them are closed. Clients get new ones with their keys: to stop that, see `jwtunnel keys revoke`.
+#[derive(Debug, clap::Args)]
+#[group(id = "what", required = true, multiple = false, args = ["token_file", "token_id", "identifier", "kid"])]
+#[command(after_help = "Examples:\n  jwtunnel token revoke --token-file token.txt\n  \
+    jwtunnel token revoke --token-id 5f0c2c1e-7b1c-4d0e-8a53-2f6a2b0c9d11\n  \
+    jwtunnel token revoke --identifier 7d2b0d0c-8d7e-4a51-9f0c-3f1f8f3f4f11    what was issued for it so far\n  \
+    jwtunnel token revoke --kid 1dq-M2ULWuG_DOEgp5h4qKfMWl0    what a former signing key has signed")]
+struct RevokeArgs {
+    #[command(flatten)]
+    connection: super::keys::Connection,
+    /// The file that holds the token; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The token's claim token_id or jti
+    #[arg(long, value_name = "ID")]
+    token_id: Option<String>,
+    /// The claim identifier or sub
+    #[arg(long, value_name = "ID")]
+    identifier: Option<String>,
+    /// The signing key's kid
+    // It is base64url, and may start with a hyphen.
+    #[arg(long, value_name = "KID", allow_hyphen_values = true)]
+    kid: Option<String>,
+}
+
 /// Runs the subcommand.
 ///
 /// # Errors
@@ -109,7 +138,27 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Decode(args) => decode(args),
         Command::Verify(args) if args.jsonl => verify_lines(&args.policy()),
         Command::Verify(args) => verify_one(args),
+        Command::Revoke(args) => revoke(args).await,
     }
+}
+
+async fn revoke(args: RevokeArgs) -> anyhow::Result<ExitCode> {
+    let body = match (&args.token_file, &args.token_id, &args.identifier, &args.kid) {
+        (Some(path), ..) => {
+            let mut text = String::new();
+            if path.as_os_str() == "-" {
+                io::stdin().read_to_string(&mut text).context("reading standard input")?;
+            } else {
+                let read = fs::read_to_string(path);
+                text = read.with_context(|| format!("reading {}", path.display()))?;
+            }
+            json!({"jwt": text.trim()})
+        }
+        (_, Some(id), ..) => json!({"token_id": id}),
+        (_, _, Some(identifier), _) => json!({"identifier": identifier}),
+        (.., kid) => json!({"kid": kid}),
+    };
+    super::keys::send_revocation(&args.connection, "/revoke_token", &body, "no such token").await
 }
 
 fn mint(args: &MintArgs) -> anyhow::Result<ExitCode> {

@@ -6,21 +6,23 @@
 //! services that this one replaces), `check` (what `jwtunneld --check` adds).
 
 mod check;
+mod database_url;
 mod error;
 mod original;
 mod reader;
 mod value;
 
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use check::unsearchable_parent;
+pub use database_url::{DatabaseUrl, PostgresUrl, parse_database_url};
 pub use error::{ConfigError, Place};
+pub use original::StateOverrides;
 pub use reader::{Effective, Environment, VariableNote};
 pub use value::{
-    DatabaseUrl, IdentityMode, ListenAddress, NetunnelAuth, RsaBits, SigningAlgorithm, Size,
+    IdentityMode, ListenAddress, NetunnelAuth, PeerAuth, RsaBits, SigningAlgorithm, Size,
     parse_algorithm, parse_duration,
 };
 
@@ -109,6 +111,11 @@ pub struct Keys {
     pub rsa_bits: RsaBits,
     /// How long a new key is published before it signs. Default 300 s.
     pub announce_for: Duration,
+    /// How long a key signs before the next one does; zero for as long as nobody rotates. Default 30 days.
+    pub rotate_every: Duration,
+    /// A key for the signing keys that daemons share through PostgreSQL; without one each daemon has its own
+    /// `directory`.
+    pub encryption_key_file: Option<PathBuf>,
     /// A pair of PEM files that signs instead of the directory's keys (`RSA_PUBLIC_KEY_PATH` and
     /// `RSA_PRIVATE_KEY_PATH`).
     pub pair: Option<KeyPairFiles>,
@@ -128,6 +135,8 @@ pub struct KeyPairFiles {
 pub struct Jwks {
     /// The file that nginx reads. Default `jwtunnel-data/public/jwks.json`.
     pub file: PathBuf,
+    /// What is refused before it expires, also for nginx. Default `revoked.json` beside `file`.
+    pub revocation_file: PathBuf,
 }
 
 /// Section `[netunnel]`.
@@ -143,11 +152,34 @@ pub struct Netunnel {
     pub secret: Option<Secret>,
     /// Who may go where; empty: `allowed_tunnel_destinations` of the state file holds.
     pub rules: Vec<Rule>,
-    /// Replaces the state file's default for `allowed_tunnel_destinations`
-    /// (`NETUNNEL_ALLOWED_TUNNEL_DESTINATIONS`).
-    pub allowed_tunnel_destinations: Option<BTreeMap<String, String>>,
+    /// Defaults of the state file that NETunnel's variables replace.
+    pub state_overrides: StateOverrides,
+    /// The Fernet key for credentials in the state file; by default it is in `secret_key_file`.
+    pub secret_key: Option<Secret>,
+    /// How the daemon proves to its peers who it is. Default as `auth`.
+    pub peer_auth: PeerAuth,
+    /// Where peers' JWThenticator is: a path on the peer's host, or a URL. Default `/jwthenticator`.
+    pub peer_auth_uri: String,
+    /// Certificate authorities of peers, instead of the system's.
+    pub peer_ca_file: Option<PathBuf>,
+    /// Serves the operator's routes on `listen` too, for `admin_identifiers`. Default no.
+    pub admin_routes: bool,
+    /// Whose tokens may use the operator's routes on `listen`.
+    pub admin_identifiers: Vec<String>,
+    /// Names besides `localhost` under which the internal listener is asked.
+    pub operator_hosts: Vec<String>,
+    /// Where that key is kept. Default: the state file's name with the extension `key`.
+    pub secret_key_file: PathBuf,
     /// As [`Jwthenticator::leeway`].
     pub leeway: Duration,
+    /// Channels of all callers together. Default 10,000.
+    pub max_channels: usize,
+    /// Tunnels within one channel. Default 100.
+    pub max_tunnels_per_channel: usize,
+    /// Tunnel websockets of all channels, waiting ones included. Default 50,000.
+    pub max_connections: usize,
+    /// A connection that carries nothing for so long is ended. Default zero: never.
+    pub idle_timeout: Duration,
     /// How long open tunnels and requests may go on after SIGTERM. Default 30 s.
     pub drain_timeout: Duration,
 }
@@ -226,8 +258,20 @@ fn read_sections(reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Config 
     let data = Path::new(DEFAULT_DATA);
     let keys = read_keys(reader, data, warnings);
     let jwthenticator = read_jwthenticator(reader, data, keys.pair.is_some(), warnings);
-    let jwks = Jwks { file: reader.take("jwks", "file", data.join("public/jwks.json")) };
-    reader.later("jwks", "revocation_file", "remove it: tokens end by their exp claim only");
+    // Each key stays published for one token life, and the JWKS has room for so many.
+    if !keys.rotate_every.is_zero() && jwthenticator.jwt_lifetime > keys.rotate_every * 50 {
+        let text = "expected at least a fiftieth of [jwthenticator] jwt_lifetime: the keys of all \
+                    tokens that are valid are published";
+        reader.problem_of("keys", "rotate_every", text.into());
+    }
+    let file: PathBuf = reader.take("jwks", "file", data.join("public/jwks.json"));
+    let beside = file.with_file_name("revoked.json");
+    let revocation_file = reader.take("jwks", "revocation_file", beside);
+    if revocation_file == file {
+        let text = "expected another file than [jwks] file".into();
+        reader.problem_of("jwks", "revocation_file", text);
+    }
+    let jwks = Jwks { file, revocation_file };
     reader.later("jwks", "remote", "remove it: only the daemon's own keys are published");
     let netunnel = read_netunnel(reader, data, jwthenticator.leeway);
     reader.later_section("signer_proxy", "remove the section");
@@ -241,13 +285,14 @@ fn read_keys(reader: &mut Reader<'_>, data: &Path, warnings: &mut Vec<String>) -
     let algorithm = original::algorithm(reader, SECTION);
     let rsa_bits = original::rsa_bits(reader, SECTION);
     let announce_for = reader.take(SECTION, "announce_for", Duration::from_secs(300));
-    reader.later(
-        SECTION,
-        "rotate_every",
-        "remove it and rotate with `jwtunnel keys rotate`, from a timer if it should recur",
-    );
+    let rotate_every = reader.take(SECTION, "rotate_every", 30 * DAY);
+    if !rotate_every.is_zero() && rotate_every <= announce_for {
+        let text = "expected more than announce_for, or \"0s\" for no schedule".into();
+        reader.problem_of(SECTION, "rotate_every", text);
+    }
+    let encryption_key_file = reader.take(SECTION, "encryption_key_file", None);
     let pair = original::key_pair(reader, algorithm, warnings);
-    Keys { directory, algorithm, rsa_bits, announce_for, pair }
+    Keys { directory, algorithm, rsa_bits, announce_for, rotate_every, encryption_key_file, pair }
 }
 
 fn read_jwthenticator(
@@ -364,16 +409,45 @@ fn read_netunnel(reader: &mut Reader<'_>, data: &Path, leeway: Duration) -> Netu
         }
         rule
     });
-    reader.later(SECTION, "admin_routes", "remove it: the operator's routes answer 404");
-    reader.later(SECTION, "admin_identifiers", "remove it: the operator's routes answer 404");
+    let default_key_file = state_file.with_extension("key");
+    let admin_routes = reader.take(SECTION, "admin_routes", false);
+    let admin_identifiers: Vec<String> = reader.take(SECTION, "admin_identifiers", Vec::new());
+    if admin_routes == admin_identifiers.is_empty() {
+        reader.problem_of(
+            SECTION,
+            "admin_routes",
+            "admin_routes = true and admin_identifiers = [\"UUID\"] belong together".into(),
+        );
+    }
+    if admin_routes && auth != NetunnelAuth::Jwt {
+        let text = "needs auth = \"jwt\": otherwise all callers are one".into();
+        reader.problem_of(SECTION, "admin_routes", text);
+    }
+    let peer_auth = match auth {
+        NetunnelAuth::Jwt => PeerAuth::Jwthenticator,
+        NetunnelAuth::Secret => PeerAuth::Secret,
+        NetunnelAuth::None => PeerAuth::None,
+    };
     Netunnel {
         listen,
         state_file,
         auth,
         secret,
         rules,
-        allowed_tunnel_destinations: original::allowed_tunnel_destinations(reader),
+        state_overrides: original::state_overrides(reader),
+        secret_key: original::secret_key(reader),
+        peer_auth: reader.take(SECTION, "peer_auth", peer_auth),
+        peer_auth_uri: original::peer_auth_uri(reader),
+        peer_ca_file: reader.take(SECTION, "peer_ca_file", None),
+        admin_routes,
+        admin_identifiers,
+        operator_hosts: reader.take(SECTION, "operator_hosts", Vec::new()),
+        secret_key_file: reader.take(SECTION, "secret_key_file", default_key_file),
         leeway,
+        max_channels: reader.take(SECTION, "max_channels", 10_000),
+        max_tunnels_per_channel: reader.take(SECTION, "max_tunnels_per_channel", 100),
+        max_connections: reader.take(SECTION, "max_connections", 50_000),
+        idle_timeout: reader.take(SECTION, "idle_timeout", Duration::ZERO),
         drain_timeout: reader.take(SECTION, "drain_timeout", Duration::from_secs(30)),
     }
 }

@@ -2,13 +2,36 @@
 //! with us unchanged. Each one that is set is noted for the log: used, or overridden and by what;
 //! one that we cannot honour is an error.
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::KeyPairFiles;
+use super::database_url::DatabaseUrl;
 use super::reader::{Original, Reader, VariableNote};
-use super::value::{DatabaseUrl, ListenAddress, RsaBits, Setting, SigningAlgorithm};
+use super::value::{ListenAddress, RsaBits, Setting, SigningAlgorithm};
+use crate::secret::Secret;
+
+/// Keys of NETunnel's state file whose defaults a variable may replace: `NETUNNEL_` and the key in capitals.
+const OVERRIDABLE: [(&str, &str); 6] = [
+    ("NETUNNEL_ALLOWED_TUNNEL_DESTINATIONS", "allowed_tunnel_destinations"),
+    ("NETUNNEL_HTTP_PROXY", "http_proxy"),
+    ("NETUNNEL_HTTP_PROXY_TEST_URL", "http_proxy_test_url"),
+    ("NETUNNEL_PEERS", "peers"),
+    ("NETUNNEL_ALLOW_UNVERIFIED_SSL_PEERS", "allow_unverified_ssl_peers"),
+    ("NETUNNEL_REVISION", "revision"),
+];
+
+/// Defaults of NETunnel's state file that variables replace. `Debug` shows the keys only: values may be
+/// credentials.
+#[derive(Clone, Default, PartialEq)]
+pub struct StateOverrides(pub serde_json::Map<String, serde_json::Value>);
+
+impl fmt::Debug for StateOverrides {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 /// Variables that mean "this is a JWThenticator deployment": then its one-listener layout holds.
 const DEPLOYMENT: [&str; 14] = [
@@ -26,6 +49,16 @@ const DEPLOYMENT: [&str; 14] = [
     "RSA_PUBLIC_KEY_PATH",
     "RSA_PRIVATE_KEY_PATH",
     "RSA_KEY_SIZE",
+];
+
+/// The original's variables for a PostgreSQL database, with its defaults.
+const DATABASE_PARTS: [(&str, &str); 6] = [
+    ("ASYNC_DB_CONNECTOR", "postgresql+asyncpg"),
+    ("DB_CONNECTOR", "postgresql+pg8000"),
+    ("DB_USER", "postgres"),
+    ("DB_PASS", ""),
+    ("DB_HOST", "localhost"),
+    ("DB_NAME", "jwthenticator"),
 ];
 
 /// The two listeners. `None` for the internal one: both sets of routes on the first.
@@ -82,43 +115,56 @@ pub(super) fn lifetime(
     reader.take_or("jwthenticator", key, &[original], default)
 }
 
-/// The database. SQLAlchemy's URLs are read as SQLAlchemy does.
+/// The database. SQLAlchemy's URLs are read as SQLAlchemy does; without one, the original's parts make
+/// a PostgreSQL URL. In the original, `ASYNC_URI` and its parts are what all queries use.
 pub(super) fn database_url(reader: &mut Reader<'_>, data: &Path) -> DatabaseUrl {
     const SECTION: &str = "jwthenticator";
-    const EXPECTED: &str = "sqlite:///relative.db or sqlite:////absolute.db without parameters \
-                            (PostgreSQL is not available yet)";
     let own = reader.is_set(SECTION, "database_url");
     let environment = reader.environment();
-    if !own {
-        if let (Some(db), Some(asynchronous)) =
-            (environment.get("DB_URI"), environment.get("ASYNC_URI"))
-            && DatabaseUrl::from_sqlalchemy(db) != DatabaseUrl::from_sqlalchemy(asynchronous)
-        {
-            let text = "names another database than DB_URI; unset one of them".into();
-            reader.problem_at_variable("ASYNC_URI", text);
-        }
-        let has_uri = environment.contains_key("DB_URI") || environment.contains_key("ASYNC_URI");
-        for name in
-            ["DB_CONNECTOR", "DB_USER", "DB_PASS", "DB_HOST", "DB_NAME", "ASYNC_DB_CONNECTOR"]
-        {
-            if !has_uri {
-                reader.later_variable(
-                    name,
-                    "PostgreSQL cannot be used; unset it, or set [jwthenticator] database_url to \
-                     an SQLite file",
-                );
-            }
-        }
+    let default = DatabaseUrl::Sqlite(data.join("jwtunnel.db"));
+    let uris = ["ASYNC_URI", "DB_URI"].map(|name| environment.get(name));
+    if !own
+        && let [Some(asynchronous), Some(db)] = uris
+        && DatabaseUrl::from_sqlalchemy(db) != DatabaseUrl::from_sqlalchemy(asynchronous)
+    {
+        let text = "names another database than DB_URI; unset one of them".into();
+        reader.problem_at_variable("ASYNC_URI", text);
     }
-    // In the original, ASYNC_URI is what all queries use.
+    let parts = DATABASE_PARTS.iter().map(|(name, _)| *name);
+    let given: Vec<&'static str> = parts.filter(|name| environment.contains_key(*name)).collect();
+    let by_parts = !own && uris == [None, None] && !given.is_empty();
+    let default = if by_parts {
+        let part = |index: usize| {
+            let (name, default): (&str, &str) = DATABASE_PARTS[index];
+            environment.get(name).map_or(default, String::as_str)
+        };
+        let connector =
+            if environment.contains_key("ASYNC_DB_CONNECTOR") { part(0) } else { part(1) };
+        let url = DatabaseUrl::from_parts(connector, part(2), part(3), part(4), part(5));
+        url.unwrap_or_else(|| {
+            let text = "together with the other DB_* variables names no PostgreSQL database; \
+                        expected a connector such as postgresql+asyncpg, and DB_HOST as HOST or \
+                        HOST:PORT"
+                .into();
+            reader.problem_at_variable(given[0], text);
+            default
+        })
+    } else {
+        default
+    };
+    for name in given {
+        let effect =
+            if by_parts { "is part of" } else { "has no effect: a URL goes before it, in" };
+        let effect = format!("{effect} [jwthenticator] database_url");
+        reader.notes.push(VariableNote { name, effect });
+    }
     let uri = |name| Original {
         name,
-        expected: EXPECTED,
+        expected: "sqlite:///relative.db or sqlite:////absolute.db without parameters, or \
+                   postgresql+DRIVER://USER:PASSWORD@HOST:PORT/NAME",
         parse: &DatabaseUrl::from_sqlalchemy as &dyn Fn(&str) -> Option<DatabaseUrl>,
     };
-    let originals = [uri("ASYNC_URI"), uri("DB_URI")];
-    let default = DatabaseUrl { path: data.join("jwtunnel.db") };
-    reader.take_or(SECTION, "database_url", &originals, default)
+    reader.take_or(SECTION, "database_url", &[uri("ASYNC_URI"), uri("DB_URI")], default)
 }
 
 /// The signing algorithm; `JWT_ALGORITHM_FAMILY` must agree with it.
@@ -263,38 +309,46 @@ pub(super) fn flag(reader: &mut Reader<'_>, name: &'static str) -> bool {
     value
 }
 
-/// `NETUNNEL_ALLOWED_TUNNEL_DESTINATIONS`, a JSON object; NETunnel's other variables stand for
-/// parts that are not there yet.
-pub(super) fn allowed_tunnel_destinations(
-    reader: &mut Reader<'_>,
-) -> Option<BTreeMap<String, String>> {
-    for name in [
-        "NETUNNEL_HTTP_PROXY",
-        "NETUNNEL_HTTP_PROXY_TEST_URL",
-        "NETUNNEL_PEERS",
-        "NETUNNEL_ALLOW_UNVERIFIED_SSL_PEERS",
-        "NETUNNEL_SECRET_KEY",
-    ] {
-        reader.later_variable(name, "peers and proxies cannot be used; unset it");
-    }
-    const NAME: &str = "NETUNNEL_ALLOWED_TUNNEL_DESTINATIONS";
-    let text = reader.environment().get(NAME)?;
-    match serde_json::from_str(text) {
-        Ok(destinations) => {
-            let effect = "sets the default of allowed_tunnel_destinations".into();
-            reader.notes.push(VariableNote { name: NAME, effect });
-            Some(destinations)
-        }
-        Err(_) => {
-            reader.problem_in_variable(
-                NAME,
-                text,
-                true,
-                "a JSON object of addresses and ports, such as {\"127.0.0.1\": \"22,80\"}",
-            );
-            None
+/// NETunnel's variables: each is JSON and replaces the default of one key of its state file.
+pub(super) fn state_overrides(reader: &mut Reader<'_>) -> StateOverrides {
+    let mut overrides = StateOverrides::default();
+    for (name, key) in OVERRIDABLE {
+        let Some(text) = reader.environment().get(name) else { continue };
+        match serde_json::from_str(text) {
+            Ok(value) => {
+                let effect = format!("sets the default of {key} in [netunnel] state_file");
+                reader.notes.push(VariableNote { name, effect });
+                overrides.0.insert(key.into(), value);
+            }
+            Err(_) => {
+                let expected =
+                    "JSON, such as {\"127.0.0.1\": \"22,80\"}, true or \"text\" with the quotes";
+                // Not repeated: peers and proxies hold credentials.
+                reader.problem_in_variable(name, text, false, expected);
+            }
         }
     }
+    overrides
+}
+
+/// Where peers' JWThenticator is.
+pub(super) fn peer_auth_uri(reader: &mut Reader<'_>) -> String {
+    let plugin = Original {
+        name: "JWTHENTICATOR_URI",
+        expected: "a path such as /jwthenticator, or a URL",
+        parse: &|text| Some(text.to_owned()),
+    };
+    reader.take_or("netunnel", "peer_auth_uri", &[plugin], "/jwthenticator".into())
+}
+
+/// The key for credentials in NETunnel's state file.
+pub(super) fn secret_key(reader: &mut Reader<'_>) -> Option<Secret> {
+    let netunnel = Original {
+        name: "NETUNNEL_SECRET_KEY",
+        expected: "a Fernet key",
+        parse: &|text| Some(Some(Secret::new(text))),
+    };
+    reader.take_or("netunnel", "secret_key", &[netunnel], None)
 }
 
 impl SigningAlgorithm {

@@ -25,9 +25,10 @@ fn without_a_file_every_setting_has_a_default_under_the_data_folder() {
     assert_eq!(config.jwthenticator.key_lifetime, Duration::from_secs(120 * 86_400));
     assert_eq!(config.jwthenticator.refresh_lifetime, Duration::from_secs(60 * 86_400));
     for path in [
-        &config.jwthenticator.database_url.path,
+        &config.jwthenticator.database_url.file().unwrap().to_path_buf(),
         &config.keys.directory,
         &config.jwks.file,
+        &config.jwks.revocation_file,
         &config.netunnel.state_file,
     ] {
         assert!(path.starts_with(DEFAULT_DATA), "{}", path.display());
@@ -46,7 +47,7 @@ identty = \"registered\"
 body_limit = -1
 [keys]
 algorithm = \"HS256\"
-rotate_every = \"30d\"
+rotate_every = \"30 days\"
 [netunel]
 x = 1
 [jwks]
@@ -57,15 +58,14 @@ revocation_file = \"r.json\"
         "\
 t.toml:7: [keys] algorithm = \"HS256\": expected one of \"RS256\", \"RS384\", \"RS512\", \"PS256\", \
 \"PS384\", \"PS512\", \"ES256\", \"ES384\", \"EdDSA\"
-t.toml:8: [keys] rotate_every: not available yet; remove it and rotate with `jwtunnel keys rotate`, \
-from a timer if it should recur
+t.toml:8: [keys] rotate_every = \"30 days\": expected a duration: a whole number and a unit, such as \
+\"30s\", \"5m\", \"12h\" or \"30d\"
 t.toml:2: [jwthenticator] listen = \"127.0.0.1\": expected an IP address and port such as \
 \"127.0.0.1:5050\" or \"[::1]:5050\", or \"unix:/path/to/socket\"
 t.toml:3: [jwthenticator] jwt_lifetime = \"25 hours\": expected a duration: a whole number and a \
 unit, such as \"30s\", \"5m\", \"12h\" or \"30d\"
 t.toml:5: [jwthenticator] body_limit = -1: expected a size in bytes, such as 65536, \"64k\" or \
 \"10m\"
-t.toml:12: [jwks] revocation_file: not available yet; remove it: tokens end by their exp claim only
 environment variable JWTUNNEL_NETUNNEL_AUTH: \"basic\": expected one of \"jwt\", \"secret\", \"none\"
 t.toml:4: [jwthenticator] identty: unknown setting; did you mean identity? The settings here are \
 listen, internal_listen, database_url, jwt_lifetime, key_lifetime, refresh_lifetime, \
@@ -73,7 +73,24 @@ standard_claims, issuer, refresh_requires_live_key, identity, audience, leeway, 
 body_limit, queue_limit, header_timeout, body_timeout, handler_timeout
 t.toml:9: [netunel]: unknown section; the sections are [keys], [jwthenticator], [jwks], [netunnel]
 environment variable JWTUNNEL_KEYS_COLOUR: unknown setting; the settings here are directory, \
-algorithm, rsa_bits, announce_for"
+algorithm, rsa_bits, announce_for, rotate_every, encryption_key_file"
+    );
+}
+
+#[test]
+fn a_schedule_leaves_time_to_announce_and_room_in_the_jwks() {
+    let every = |text: &str| format!("[keys]\nrotate_every = \"{text}\"\n");
+    assert_eq!(parse("", &[]).unwrap().config.keys.rotate_every, Duration::from_secs(30 * 86_400));
+    assert!(parse(&every("0s"), &[]).is_ok());
+    let text = errors(&every("5m"), &[("JWT_LEASE_TIME", "60")]);
+    assert_eq!(
+        text,
+        "t.toml:2: [keys] rotate_every: expected more than announce_for, or \"0s\" for no schedule"
+    );
+    let text = errors(&every("10m"), &[]);
+    assert!(
+        text.starts_with("t.toml:2: [keys] rotate_every: expected at least a fiftieth"),
+        "{text}"
     );
 }
 
@@ -133,25 +150,43 @@ fn a_deployment_of_the_original_gets_one_listener_and_a_warning() {
 
 #[test]
 fn database_variables_are_read_as_sqlalchemy_does() {
-    let path = |variables: &[(&str, &str)]| {
-        parse("", variables).unwrap().config.jwthenticator.database_url.path
+    let url = |variables: &[(&str, &str)]| {
+        parse("", variables).unwrap().config.jwthenticator.database_url.to_string()
     };
-    assert_eq!(path(&[("DB_URI", "sqlite:////a/b.db")]), Path::new("/a/b.db"));
+    assert_eq!(url(&[("DB_URI", "sqlite:////a/b.db")]), "sqlite:///a/b.db");
     assert_eq!(
-        path(&[("DB_URI", "sqlite:///b.db"), ("ASYNC_URI", "sqlite+aiosqlite:///b.db")]),
-        Path::new("b.db")
+        url(&[("DB_URI", "sqlite:///b.db"), ("ASYNC_URI", "sqlite+aiosqlite:///b.db")]),
+        "sqlite://b.db"
     );
     assert_eq!(
         errors("", &[("DB_URI", "sqlite:///a.db"), ("ASYNC_URI", "sqlite+aiosqlite:///b.db")]),
         "environment variable ASYNC_URI: names another database than DB_URI; unset one of them"
     );
-    assert!(errors("", &[("DB_HOST", "db")]).contains("PostgreSQL cannot be used"));
+    let (db, asynchronous) = ("postgresql+pg8000://u:p@h/n", "postgresql+asyncpg://u:p@h/n");
+    assert_eq!(url(&[("DB_URI", db), ("ASYNC_URI", asynchronous)]), "postgres://u@h:5432/n");
+    // Any of the parts stands for all of them.
+    let default = "postgres://postgres@localhost:5432/jwthenticator";
+    assert_eq!(url(&[("DB_PASS", "x")]), default);
+    assert_eq!(
+        url(&[("DB_HOST", "db:7"), ("DB_NAME", "n"), ("DB_USER", "u"), ("DB_PASS", "p%40")]),
+        "postgres://u@db:7/n"
+    );
+    assert_eq!(url(&[("DB_HOST", "db"), ("DB_URI", "sqlite:///b.db")]), "sqlite://b.db");
+    let loaded = parse("", &[("DB_HOST", "db"), ("DB_URI", "sqlite:///b.db")]).unwrap();
+    let note = loaded.notes.iter().find(|note| note.name == "DB_HOST").unwrap();
+    assert!(note.effect.contains("no effect"), "{note:?}");
+    let text = errors("", &[("DB_HOST", "db:x"), ("DB_PASS", "pa55")]);
+    assert!(text.contains("DB_PASS") && text.contains("HOST:PORT"), "{text}");
+    assert!(!text.contains("pa55"), "{text}");
     // The password of a URL in an error would end in a journal.
-    let text = errors("", &[("ASYNC_URI", "postgresql+asyncpg://u:pa55@h/n")]);
-    assert!(text.contains("PostgreSQL is not available yet") && !text.contains("pa55"), "{text}");
-    let text = errors("[jwthenticator]\ndatabase_url = \"postgres://u:pa55@h/n\"\n", &[]);
+    let text = errors("", &[("ASYNC_URI", "mysql+x://u:pa55@h/n")]);
+    assert!(text.contains("postgresql+DRIVER://") && !text.contains("pa55"), "{text}");
+    let text = errors("[jwthenticator]\ndatabase_url = \"postgres://u:pa55@h\"\n", &[]);
     assert!(text.starts_with("t.toml:2: [jwthenticator] database_url: expected"), "{text}");
     assert!(!text.contains("pa55"), "{text}");
+    let text = "[jwthenticator]\ndatabase_url = \"postgres://u:pa55@h/n\"\n";
+    let shown = format!("{:?}", parse(text, &[]).unwrap());
+    assert!(!shown.contains("pa55"), "{shown}");
 }
 
 #[test]
@@ -211,7 +246,21 @@ fn parts_of_later_versions_say_so() {
     let text = errors("[[jwks.remote]]\nname = \"corp\"\n[signer_proxy]\nx = 1\n", &[]);
     assert!(text.contains("t.toml:1: [jwks] remote: not available yet"), "{text}");
     assert!(text.contains("t.toml:3: [signer_proxy]: not available yet"), "{text}");
-    assert!(errors("", &[("NETUNNEL_PEERS", "[]")]).contains("not available yet"));
+}
+
+#[test]
+fn netunnels_variables_replace_defaults_of_the_state_file() {
+    let loaded = parse("", &[("NETUNNEL_ALLOW_UNVERIFIED_SSL_PEERS", "true")]).unwrap();
+    assert_eq!(loaded.config.netunnel.state_overrides.0["allow_unverified_ssl_peers"], true);
+    assert_eq!(loaded.notes[0].name, "NETUNNEL_ALLOW_UNVERIFIED_SSL_PEERS");
+    let text = errors("", &[("NETUNNEL_PEERS", "[hunter2")]);
+    assert!(text.contains("NETUNNEL_PEERS") && text.contains("JSON"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    let key = ("NETUNNEL_SECRET_KEY", "hunter2");
+    let loaded = parse("[netunnel]\nstate_file = \"/x/n.json\"\n", &[key]).unwrap();
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+    assert_eq!(loaded.config.netunnel.secret_key.unwrap().expose(), "hunter2");
+    assert_eq!(loaded.config.netunnel.secret_key_file, Path::new("/x/n.key"));
 }
 
 #[test]

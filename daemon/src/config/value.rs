@@ -313,50 +313,6 @@ impl Setting for ListenAddress {
     }
 }
 
-/// An SQLite database file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DatabaseUrl {
-    /// The file; relative to the working directory unless absolute.
-    pub path: PathBuf,
-}
-
-impl DatabaseUrl {
-    /// Reads SQLAlchemy's form, where `sqlite:///x.db` is relative and `sqlite:////x.db` absolute;
-    /// a `+driver` is left out of account.
-    pub(super) fn from_sqlalchemy(text: &str) -> Option<Self> {
-        let (scheme, rest) = text.split_once("://")?;
-        let dialect = scheme.split_once('+').map_or(scheme, |(dialect, _)| dialect);
-        let path = rest.strip_prefix('/')?;
-        (dialect == "sqlite").then(|| Self::from_path(path)).flatten()
-    }
-
-    fn from_path(path: &str) -> Option<Self> {
-        // Parameters would be silently dropped, and a memory database is lost with its connection.
-        let bad = path.is_empty() || path.contains(['?', '#', '\0']) || path.contains(":memory:");
-        (!bad).then(|| Self { path: path.into() })
-    }
-}
-
-impl Setting for DatabaseUrl {
-    fn expected() -> String {
-        "\"sqlite:///absolute/path.db\" or \"sqlite://relative/path.db\" without parameters \
-         (PostgreSQL is not available yet)"
-            .into()
-    }
-
-    fn from_text(text: &str) -> Option<Self> {
-        let rest = text.strip_prefix("sqlite:")?;
-        Self::from_path(rest.strip_prefix("//").unwrap_or(rest))
-    }
-
-    fn show(&self) -> String {
-        quoted(&format!("sqlite://{}", self.path.display()))
-    }
-
-    // A PostgreSQL URL in the wrong place may hold a password.
-    const SHOWABLE: bool = false;
-}
-
 /// Declares an enum whose variants have one spelling each in the configuration.
 macro_rules! choice {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
@@ -405,6 +361,18 @@ choice! {
         /// A shared secret.
         Secret = "secret",
         /// Nothing; only on loopback.
+        None = "none",
+    }
+}
+
+choice! {
+    /// How the daemon proves to its peers who it is.
+    PeerAuth {
+        /// A key or a refresh token, which the peer's JWThenticator exchanges for tokens.
+        Jwthenticator = "jwthenticator",
+        /// A secret that the peer knows, too.
+        Secret = "secret",
+        /// Not at all.
         None = "none",
     }
 }
@@ -478,29 +446,6 @@ mod tests {
         assert_eq!(Size::from_text("7"), Some(Size(7)));
         for text in ["", "k", "-1", "1g", "1 k", "99999999999999999999"] {
             assert_eq!(Size::from_text(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn database_urls_follow_the_dialect_of_their_source() {
-        let path = |url: Option<DatabaseUrl>| url.map(|url| url.path.display().to_string());
-        for (text, expected) in [
-            ("sqlite:///var/lib/x.db", Some("/var/lib/x.db")),
-            ("sqlite://x.db", Some("x.db")),
-            ("sqlite:x.db", Some("x.db")),
-            ("sqlite::memory:", None),
-            ("sqlite://x.db?mode=ro", None),
-            ("postgres://localhost/x", None),
-        ] {
-            assert_eq!(path(DatabaseUrl::from_text(text)).as_deref(), expected, "{text}");
-        }
-        for (text, expected) in [
-            ("sqlite:////var/lib/x.db", Some("/var/lib/x.db")),
-            ("sqlite+aiosqlite:///x.db", Some("x.db")),
-            ("sqlite://", None),
-            ("postgresql+pg8000://u:p@h/n", None),
-        ] {
-            assert_eq!(path(DatabaseUrl::from_sqlalchemy(text)).as_deref(), expected, "{text}");
         }
     }
 

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::answer::{ApiError, answer};
 use super::{App, Peer, body};
-use crate::store::{KeyHash, RefreshDigest};
+use crate::store::{KeyHash, RefreshToken};
 
 pub(super) async fn authenticate(
     State(app): State<Arc<App>>,
@@ -33,6 +33,7 @@ pub(super) async fn authenticate(
     // Unknown and expired are one answer after the same work; only the log tells them apart.
     let reason = match &found {
         None => Some("unknown"),
+        Some(key) if key.revoked => Some("revoked"),
         Some(key) if key.expires_at <= now => Some("expired"),
         Some(_) => None,
     };
@@ -56,7 +57,7 @@ pub(super) async fn authenticate(
     let refresh_token = new_refresh_token().map_err(|error| app.unavailable(&error))?;
     let expires_at = now + app.settings.refresh_lifetime;
     app.store
-        .insert_refresh_token(&RefreshDigest::of(&refresh_token), key.id, now, expires_at)
+        .insert_refresh_token(&RefreshToken::of(&refresh_token), key.id, now, expires_at)
         .await
         .map_err(|error| app.unavailable(&error))?;
     info!(

@@ -107,6 +107,21 @@ impl Fields {
         }
     }
 
+    /// A text that is no secret, of a length that is stored.
+    pub(super) fn text(&mut self, name: &'static str) -> Option<String> {
+        match self.take(name)? {
+            Value::String(text) if (1..=256).contains(&text.len()) && !text.contains('\0') => {
+                Some(text)
+            }
+            _ => self.refuse(name, "Not a valid string."),
+        }
+    }
+
+    /// Whether the field is there.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.given.contains_key(name)
+    }
+
     /// A UUID in one of the forms that the original takes.
     pub(super) fn uuid(&mut self, name: &'static str) -> Option<Uuid> {
         let value = self.take(name)?;
@@ -122,6 +137,11 @@ impl Fields {
             Value::Bool(flag) => Some(flag),
             _ => self.refuse(name, "Not a valid boolean."),
         }
+    }
+
+    /// A switch that may be left out, and is off then.
+    pub(super) fn optional_flag(&mut self, name: &'static str) -> Option<bool> {
+        if self.has(name) { self.flag(name) } else { Some(false) }
     }
 
     /// Refuses whatever was not taken, and gives `fields` back if nothing was wrong.
@@ -143,7 +163,8 @@ impl Fields {
         }
     }
 
-    fn refuse<T>(&mut self, name: &'static str, message: &'static str) -> Option<T> {
+    /// Reports what is wrong with a field.
+    pub(super) fn refuse<T>(&mut self, name: &'static str, message: &'static str) -> Option<T> {
         self.errors.insert(name.into(), message);
         None
     }

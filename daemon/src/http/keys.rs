@@ -33,9 +33,16 @@ pub(super) async fn register_key(
     let now = app.clock.now();
     let registration = app
         .store
+        .hurried()
         .register_key(&hash, identifier, now, now + app.settings.key_lifetime)
         .await
         .map_err(|error| app.unavailable(&error))?;
+    if registration.revoked {
+        let key_fp = hash.fingerprint();
+        info!(event = "register_key", outcome = "denied", reason = "revoked", ip = %peer, key_fp);
+        let text = "the key has been revoked, which is for good; register another one";
+        return Err(ApiError::Conflict(text.into()));
+    }
     info!(
         event = "register_key",
         outcome = "ok",
@@ -62,7 +69,7 @@ pub(super) async fn is_key_registered(
         let key = fields.secret("key");
         fields.finish(key)?
     };
-    let found = app.store.find_key(&KeyHash::of(key.expose())).await;
+    let found = app.store.hurried().find_key(&KeyHash::of(key.expose())).await;
     // An expired key is registered, as in the original.
     Ok(Done(found.map_err(|error| app.unavailable(&error))?.is_some()))
 }

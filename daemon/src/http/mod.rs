@@ -10,6 +10,7 @@ mod body;
 mod jwks;
 mod keys;
 mod refresh;
+mod revoke;
 mod rotate;
 pub mod serve;
 mod validate;
@@ -29,7 +30,9 @@ use crate::config::{IdentityMode, Jwthenticator};
 use crate::issuer::Issuer;
 use crate::key_ring::KeyRing;
 use crate::logging::Throttle;
+use crate::revocation::RevocationList;
 use crate::store::{Store, StoredKey};
+use crate::tunnel::Server;
 
 use answer::{ApiError, Done};
 
@@ -43,6 +46,10 @@ pub struct App {
     pub issuer: Issuer,
     /// Published keys.
     pub ring: Arc<KeyRing>,
+    /// What is refused before it expires.
+    pub revocations: Arc<RevocationList>,
+    /// Where the channels of what is revoked are closed.
+    pub tunnels: Arc<Server>,
     /// What time it is.
     pub clock: Clock,
     /// For faults of ours.
@@ -92,6 +99,8 @@ pub fn router(app: Arc<App>, routes: Routes) -> Router {
         router = router
             .route(&path("/register_key"), post(keys::register_key))
             .route(&path("/is_key_registered"), post(keys::is_key_registered))
+            .route(&path("/revoke_key"), post(revoke::revoke_key))
+            .route(&path("/revoke_token"), post(revoke::revoke_token))
             .route(&path("/rotate_signing_key"), post(rotate::rotate_signing_key));
     }
     router
@@ -119,6 +128,11 @@ impl App {
     fn identifier(&self, key: &StoredKey, asserted: Uuid) -> Uuid {
         let may_assert = key.asserted || self.settings.identity == IdentityMode::Asserted;
         if may_assert && !asserted.is_nil() { asserted } else { key.identifier }
+    }
+
+    /// Ends what was opened with a token that is refused now.
+    fn close_revoked(&self) {
+        self.tunnels.close_revoked(&self.revocations.live().load());
     }
 
     /// Logs a fault of ours and gives the answer for it: try again, your credentials are not refused.

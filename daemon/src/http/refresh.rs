@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::answer::{ApiError, answer};
 use super::{App, Peer, body};
-use crate::store::RefreshDigest;
+use crate::store::RefreshToken;
 
 pub(super) async fn refresh(
     State(app): State<Arc<App>>,
@@ -24,13 +24,14 @@ pub(super) async fn refresh(
         let (token, identifier) = (fields.secret("refresh_token"), fields.uuid("identifier"));
         fields.finish(token.zip(identifier))?
     };
-    let digest = RefreshDigest::of(token.expose());
+    let presented = RefreshToken::of(token.expose());
     drop(token);
     let now = app.clock.now();
-    let found = app.store.find_refresh_token(&digest).await;
+    let found = app.store.find_refresh_token(&presented).await;
     let found = found.map_err(|error| app.unavailable(&error))?;
     let reason = match &found {
         None => Some("unknown"),
+        Some(token) if token.key.revoked => Some("revoked"),
         Some(token) if token.expires_at <= now => Some("expired"),
         Some(token) if app.settings.refresh_requires_live_key && token.key.expires_at <= now => {
             Some("key_expired")

@@ -1,4 +1,4 @@
-//! `POST /rotate_signing_key` with `{"now": bool}`, for administrators.
+//! `POST /rotate_signing_key` with `{"now": bool}` or `{"now": bool, "emergency": true}`, for administrators.
 
 use std::sync::Arc;
 
@@ -22,21 +22,31 @@ pub(super) async fn rotate_signing_key(
 ) -> Result<Response, ApiError> {
     refuse_browsers(&request)?;
     let mut fields = body::read(&app, request).await?;
-    let now = {
-        let now = fields.flag("now");
-        fields.finish(now)?
+    let (now, emergency) = {
+        let (now, emergency) = (fields.flag("now"), fields.optional_flag("emergency"));
+        fields.finish(now.zip(emergency))?
     };
-    let when = if now { When::Now } else { When::Announced };
+    let when = match (emergency, now) {
+        (true, _) => When::Emergency,
+        (false, true) => When::Now,
+        (false, false) => When::Announced,
+    };
     let ring = app.ring.clone();
     let rotation = tokio::task::spawn_blocking(move || ring.rotate(when)).await;
     match rotation {
         Ok(Ok(rotation)) => {
             info!(event = "rotate_signing_key", outcome = "ok", ip = %peer, kid = rotation.kid);
             let signs_in = rotation.signs_at.saturating_sub(app.clock.unix_now()).max(0);
-            let body = json!({"kid": rotation.kid, "signs_in": signs_in});
+            let body = json!({
+                "kid": rotation.kid,
+                "signs_in": signs_in,
+                "dropped": rotation.dropped,
+            });
             Ok(answer(StatusCode::OK, &body))
         }
-        Ok(Err(error @ RingError::Pinned)) => Err(ApiError::Conflict(error.to_string())),
+        Ok(Err(error @ (RingError::Pinned | RingError::TooMany(_)))) => {
+            Err(ApiError::Conflict(error.to_string()))
+        }
         Ok(Err(error)) => Err(app.unavailable(&error)),
         Err(error) => Err(app.unavailable(&error)),
     }

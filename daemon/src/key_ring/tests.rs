@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::config::{RsaBits, SigningAlgorithm};
+use crate::config::{KeyPairFiles, RsaBits, SigningAlgorithm};
 
 struct Fixture {
     root: tempfile::TempDir,
@@ -22,6 +22,8 @@ impl Fixture {
                 algorithm: SigningAlgorithm::Es256,
                 rsa_bits: RsaBits::B2048,
                 announce_for: Duration::from_secs(300),
+                rotate_every: Duration::ZERO,
+                encryption_key_file: None,
                 pair: None,
             },
             jwks_file: root.path().join("public/jwks.json"),
@@ -39,7 +41,7 @@ impl Fixture {
         let now = self.now.clone();
         let clock =
             Clock::from_fn(move || UNIX_EPOCH + Duration::from_secs(now.load(Ordering::Relaxed)));
-        KeyRing::open(self.settings.clone(), clock)
+        KeyRing::open(self.settings.clone(), clock, None)
     }
 
     fn pass(&self, seconds: u64) {
@@ -188,4 +190,74 @@ fn t38_a_given_pair_is_made_read_again_and_never_overwritten() {
     let other = SigningKey::generate(SigningAlgorithm::Rs256, RsaBits::B2048).unwrap();
     std::fs::write(&files.public, other.to_public_pem().unwrap()).unwrap();
     assert!(fixture.try_open().err().unwrap().to_string().contains("is not the public key of"));
+}
+
+#[test]
+fn k5_the_schedule_announces_in_time_and_one_key_at_a_time() {
+    let mut fixture = Fixture::new();
+    fixture.settings.keys.rotate_every = Duration::from_secs(3_600);
+    let ring = fixture.open();
+    let first = ring.signing().kid().to_owned();
+    // Announced so that it signs when the present one has signed for an hour.
+    fixture.pass(3_600 - 300 - 1);
+    ring.step().unwrap();
+    assert_eq!(fixture.kids_in_file(), std::slice::from_ref(&first));
+    fixture.pass(1);
+    ring.step().unwrap();
+    ring.step().unwrap();
+    assert_eq!(fixture.kids_in_file().len(), 2);
+    // The schedule survives a restart.
+    let ring = fixture.open();
+    fixture.pass(299);
+    ring.step().unwrap();
+    assert_eq!(ring.signing().kid(), first);
+    fixture.pass(1);
+    ring.step().unwrap();
+    assert_ne!(ring.signing().kid(), first);
+    // rel:F16: a clock that is set far ahead makes one rotation, not many.
+    fixture.pass(365 * 86_400);
+    ring.step().unwrap();
+    assert_eq!(fixture.kids_in_file().len(), 2, "the signing key and its successor");
+    let signing = ring.signing().kid().to_owned();
+    fixture.pass(299);
+    ring.step().unwrap();
+    assert_eq!(ring.signing().kid(), signing);
+}
+
+#[test]
+fn k12_an_emergency_drops_the_old_key_at_once_and_for_good() {
+    let fixture = Fixture::new();
+    let ring = fixture.open();
+    let old = ring.signing().kid().to_owned();
+    let announced = ring.rotate(When::Announced).unwrap().kid;
+    let rotation = ring.rotate(When::Emergency).unwrap();
+    assert_eq!(rotation.signs_at, 1_000_000);
+    let mut dropped = rotation.dropped.clone();
+    dropped.sort();
+    let mut expected = [old, announced];
+    expected.sort();
+    assert_eq!(dropped, expected);
+    assert_eq!(ring.signing().kid(), rotation.kid);
+    assert_eq!(fixture.kids_in_file(), std::slice::from_ref(&rotation.kid));
+    assert_eq!(ring.live().load().len(), 1);
+    assert_eq!(key_files(&fixture.settings.keys.directory), 1);
+    assert_eq!(fixture.open().signing().kid(), rotation.kid);
+}
+
+#[test]
+fn rotating_without_end_stops_before_the_jwks_is_too_large() {
+    let fixture = Fixture::new();
+    let ring = fixture.open();
+    let mut rotations = 1;
+    let error = loop {
+        if let Err(error) = ring.rotate(When::Now) {
+            break error;
+        }
+        rotations += 1;
+        fixture.pass(10);
+        ring.step().unwrap();
+        assert!(rotations <= 100);
+    };
+    assert!(matches!(error, RingError::TooMany(100)), "{error}");
+    assert_eq!(fixture.kids_in_file().len(), 100);
 }

@@ -95,6 +95,9 @@ pub(crate) struct Record {
     /// The longest token life, in seconds, that was configured while the key signed: how long it
     /// must stay published afterwards.
     pub(crate) longest_lifetime: u64,
+    /// When it began to sign; unknown for keys of before this was written down, and for announced ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) signing_since: Option<i64>,
     #[serde(flatten)]
     pub(crate) life: Life,
 }
@@ -269,6 +272,7 @@ fn adopt(
                 algorithm: key.algorithm().as_str().to_owned(),
                 created: now,
                 longest_lifetime: stay,
+                signing_since: None,
                 life,
             };
             (record, key)
@@ -315,6 +319,7 @@ mod tests {
             algorithm: "ES256".into(),
             created: 0,
             longest_lifetime: 60,
+            signing_since: None,
             life,
         }
     }

@@ -5,12 +5,12 @@ use std::time::SystemTime;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA512, digest};
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::writer::Write;
-use super::{Store, StoreError, hex, timestamp};
+use super::change::Change;
+use super::connection::{Connection, on};
+use super::value::{Id, Time};
+use super::{Store, StoreError, hex};
 
 /// The digest under which a key is stored: SHA-512 in lower-case hex, as the original has it.
 #[derive(Clone, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub struct StoredKey {
     pub asserted: bool,
     /// No tokens for the key from then on.
     pub expires_at: SystemTime,
+    /// Whether an administrator has revoked it, which is for good.
+    pub revoked: bool,
 }
 
 /// What a registration did.
@@ -60,6 +62,20 @@ pub struct StoredKey {
 pub struct Registration {
     /// The identifier that holds: of the first registration.
     pub identifier: Uuid,
+    /// The key has been revoked, and is not registered.
+    pub revoked: bool,
+}
+
+/// A row, or its part of a join.
+#[derive(sqlx::FromRow)]
+pub(super) struct KeyRow {
+    key_id: i64,
+    key_hash: Option<String>,
+    identifier: Option<Id>,
+    public_id: Option<String>,
+    identity: Option<String>,
+    key_expires_at: Option<Time>,
+    revoked_at: Option<Time>,
 }
 
 impl Store {
@@ -68,22 +84,27 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; an absent key is none.
     pub async fn find_key(&self, hash: &KeyHash) -> Result<Option<StoredKey>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT id, key_hash, identifier, public_id, identity, expires_at FROM keys \
-             WHERE key_hash = ? LIMIT 2",
-        )
-        .bind(hash.as_str())
-        .fetch_all(&self.readers)
-        .await?;
+        const QUERY: &str = "SELECT CAST(id AS BIGINT) AS key_id, key_hash, identifier, public_id, \
+                             identity, expires_at AS key_expires_at, revoked_at \
+                             FROM keys WHERE key_hash = $1 LIMIT 2";
+        let rows: Vec<KeyRow> = self
+            .patiently(async {
+                let mut reader = self.reader().await?;
+                let mut connection = reader.connection();
+                let query = on!(&mut connection, c => sqlx::query_as(QUERY).bind(hash.as_str()).fetch_all(c));
+                Ok(query?)
+            })
+            .await?;
         // More than one, which the constraint excludes, would be no answer to "whose is it".
-        let [row] = rows.as_slice() else { return Ok(None) };
-        let key = StoredKey::from_row(row, "")?;
+        let Ok([row]) = <[KeyRow; 1]>::try_from(rows) else { return Ok(None) };
+        let key = StoredKey::try_from(row)?;
         // The index compares byte by byte; this comparison tells nothing by its time.
         let same = verify_slices_are_equal(key.hash.0.as_bytes(), hash.0.as_bytes()).is_ok();
         Ok(same.then_some(key))
     }
 
-    /// Registers a key, or extends it. The first identifier holds; an expiry is never brought forward.
+    /// Registers a key, or extends it, unless it has been revoked. The first identifier holds; an expiry is
+    /// never brought forward.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing is registered.
@@ -94,37 +115,61 @@ impl Store {
         now: SystemTime,
         expires_at: SystemTime,
     ) -> Result<Registration, StoreError> {
-        let (hash, public_id) = (hash.clone(), Uuid::new_v4().simple().to_string());
-        self.write(|reply| Write::RegisterKey {
-            hash,
-            identifier,
-            public_id,
-            now: timestamp::format(now),
-            expires_at: timestamp::format(expires_at),
-            reply,
+        self.write(Register {
+            hash: hash.clone(),
+            identifier: Id(identifier),
+            public_id: Uuid::new_v4().simple().to_string(),
+            now: Time(now),
+            expires_at: Time(expires_at),
         })
         .await
     }
 }
 
-impl StoredKey {
-    /// Reads the columns, whose names start with `prefix`.
-    pub(super) fn from_row(row: &SqliteRow, prefix: &str) -> Result<Self, StoreError> {
-        let column = |name: &str| format!("{prefix}{name}");
-        let id: i64 = row.try_get(&*column("id"))?;
-        let malformed = || StoreError::Malformed { table: "keys", id };
-        let text = |name: &str| row.try_get::<Option<String>, _>(&*column(name));
+struct Register {
+    hash: KeyHash,
+    identifier: Id,
+    public_id: String,
+    now: Time,
+    expires_at: Time,
+}
+
+impl Change for Register {
+    type Output = Registration;
+
+    async fn apply(&self, connection: &mut Connection<'_>) -> Result<Registration, sqlx::Error> {
+        // The first identifier and name hold.
+        const UPSERT: &str = "INSERT INTO keys (key_hash, identifier, created, expires_at, \
+             public_id, identity) VALUES ($1, $2, $3, $4, $5, 'registered') \
+             ON CONFLICT (key_hash) DO UPDATE SET expires_at = \
+             CASE WHEN keys.revoked_at IS NOT NULL OR keys.expires_at > excluded.expires_at \
+             THEN keys.expires_at ELSE excluded.expires_at END \
+             RETURNING identifier, revoked_at";
+        let (identifier, revoked_at): (Id, Option<Time>) = on!(connection, c => sqlx::query_as(UPSERT)
+            .bind(self.hash.as_str())
+            .bind(self.identifier)
+            .bind(self.now)
+            .bind(self.expires_at)
+            .bind(&self.public_id)
+            .fetch_one(c))?;
+        Ok(Registration { identifier: identifier.0, revoked: revoked_at.is_some() })
+    }
+}
+
+impl TryFrom<KeyRow> for StoredKey {
+    type Error = StoreError;
+
+    fn try_from(row: KeyRow) -> Result<Self, StoreError> {
+        let malformed = || StoreError::Malformed { table: "keys", id: row.key_id };
+        let hash = row.key_hash.filter(|hash| hash.len() == 128).ok_or_else(malformed)?;
         Ok(Self {
-            id,
-            hash: KeyHash(text("key_hash")?.filter(|h| h.len() == 128).ok_or_else(malformed)?),
-            identifier: text("identifier")?
-                .and_then(|text| Uuid::try_parse(&text).ok())
-                .ok_or_else(malformed)?,
-            public_id: text("public_id")?,
-            asserted: text("identity")?.is_none(),
-            expires_at: text("expires_at")?
-                .and_then(|text| timestamp::parse(&text))
-                .ok_or_else(malformed)?,
+            id: row.key_id,
+            hash: KeyHash(hash),
+            identifier: row.identifier.ok_or_else(malformed)?.0,
+            public_id: row.public_id,
+            asserted: row.identity.is_none(),
+            expires_at: row.key_expires_at.ok_or_else(malformed)?.0,
+            revoked: row.revoked_at.is_some(),
         })
     }
 }

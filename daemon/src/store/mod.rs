@@ -1,36 +1,48 @@
-//! The database: registered keys and refresh tokens, in SQLite.
+//! The database: registered keys and refresh tokens, in SQLite or in PostgreSQL.
 //!
-//! Secrets arrive here as digests only. Reads go to a small pool; every write goes through one
-//! connection that commits what waits together, durably, before anyone is answered. Trouble of any
-//! kind is [`StoreError`]: never "not found", which would be a refusal.
+//! Secrets arrive here as digests, but for refresh tokens in a database that a JWThenticator shares. Every
+//! change is durable before anyone is answered. Trouble of any kind is [`StoreError`]: never "not found",
+//! which would be a refusal.
+//!
+//! A statement is written once for both engines (`connection`, `value`); `sqlite` and `postgres` open the
+//! database and carry changes out, `schema` knows whose tables there are.
 
+mod change;
+mod changes;
+mod connection;
+mod harden;
 mod keys;
+mod postgres;
 mod refresh_tokens;
-mod timestamp;
-mod writer;
+mod revocations;
+mod schema;
+mod signing_keys;
+mod sqlite;
+mod value;
 
-use std::fs::{self, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use sqlx::SqlitePool;
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, SqliteConnection};
-use tokio::sync::{mpsc, oneshot};
+use sqlx::migrate::MigrateError;
 
+pub(crate) use changes::Changes;
+pub use harden::{HardenError, Hardened, harden};
 pub use keys::{KeyHash, Registration, StoredKey};
-pub use refresh_tokens::{RefreshDigest, StoredRefreshToken};
+pub use refresh_tokens::{RefreshToken, StoredRefreshToken};
+pub(crate) use revocations::RevocationRow;
+pub use revocations::{KeySelector, RevokedKey};
+pub(crate) use signing_keys::SigningKeyRow;
 
-use crate::atomic_file;
-use writer::Write;
+use crate::config::DatabaseUrl;
+use change::Change;
+use connection::{Reader, on};
+use postgres::Postgres;
+use schema::Origin;
+use sqlite::Sqlite;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
-
-/// How long a statement waits for another process that holds the database.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long whoever asks for something else than a token waits for a database that is away.
+const HURRIED: Duration = Duration::from_secs(2);
 
 /// Why the database cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -52,20 +64,28 @@ pub enum OpenError {
         /// Why.
         source: sqlx::Error,
     },
-    /// The file has tables that this program did not make.
+    /// The server cannot be reached, or refuses.
+    #[error("the database {database} cannot be opened: {source}")]
+    Postgres {
+        /// The URL without its password.
+        database: String,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// There are tables that neither this program nor JWThenticator made.
     #[error(
-        "the database {} was made by another program, and using it is not available yet; name a \
-         new file in [jwthenticator] database_url", path.display()
+        "the database {database} has tables of another program; name a new one in \
+         [jwthenticator] database_url"
     )]
     Foreign {
-        /// The file.
-        path: PathBuf,
+        /// The file, or the URL without its password.
+        database: String,
     },
     /// The schema is newer, or was changed by hand.
-    #[error("the database {} does not fit this version: {source}", path.display())]
+    #[error("the database {database} does not fit this version: {source}")]
     Schema {
-        /// The file.
-        path: PathBuf,
+        /// The file, or the URL without its password.
+        database: String,
         /// Why.
         source: MigrateError,
     },
@@ -75,7 +95,7 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// SQLite failed: locked, full, damaged, gone.
+    /// The engine failed: locked, full, damaged, gone.
     #[error("the database failed: {0}")]
     Database(#[from] sqlx::Error),
     /// Part of a batch of writes that failed.
@@ -84,6 +104,9 @@ pub enum StoreError {
     /// More work waits than `queue_limit`.
     #[error("too much work waits for the database")]
     Busy,
+    /// The database did not answer in time.
+    #[error("the database does not answer")]
+    TimedOut,
     /// A row does not have the form that it must have.
     #[error("the row {id} of {table} is malformed")]
     Malformed {
@@ -94,89 +117,121 @@ pub enum StoreError {
     },
 }
 
+/// How refresh tokens are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenForm {
+    /// As digests: a copy of the database is no set of credentials.
+    Hashed,
+    /// As they were given out, so that a JWThenticator that uses the same database finds them.
+    Clear,
+}
+
 /// The open database; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    readers: SqlitePool,
-    writes: mpsc::Sender<Write>,
+    engine: Engine,
+    patience: Duration,
+    adopted: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Engine {
+    Sqlite(Sqlite),
+    Postgres(Postgres),
 }
 
 impl Store {
-    /// Opens the file, which is made if missing, and brings its tables up to date.
+    /// Opens the database, which is made if missing, and brings its tables up to date. One that
+    /// JWThenticator made is adopted: nothing that it sees changes.
     ///
     /// # Errors
-    /// [`OpenError`]. An existing file is never replaced.
-    pub async fn open(path: &Path, queue_limit: usize) -> Result<Self, OpenError> {
-        prepare_file(path).map_err(|source| OpenError::File { path: path.into(), source })?;
-        let sqlite = |source| OpenError::Sqlite { path: path.into(), source };
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .busy_timeout(BUSY_TIMEOUT)
-            .foreign_keys(true);
-        let writing = options
-            .clone()
-            .journal_mode(SqliteJournalMode::Wal)
-            // A credential that was answered must exist after a power cut.
-            .synchronous(SqliteSynchronous::Full);
-        let mut connection = SqliteConnection::connect_with(&writing).await.map_err(sqlite)?;
-        if is_foreign(&mut connection).await.map_err(sqlite)? {
-            return Err(OpenError::Foreign { path: path.into() });
+    /// [`OpenError`]. What exists is never replaced.
+    pub async fn open(url: &DatabaseUrl, queue_limit: usize) -> Result<Self, OpenError> {
+        let (engine, origin) = match url {
+            DatabaseUrl::Sqlite(path) => {
+                let (engine, origin) = Sqlite::open(path, queue_limit).await?;
+                (Engine::Sqlite(engine), origin)
+            }
+            DatabaseUrl::Postgres(url) => {
+                let (engine, origin) = Postgres::open(url, queue_limit).await?;
+                (Engine::Postgres(engine), origin)
+            }
+        };
+        let adopted = origin == Origin::Adopted;
+        let store = Self { engine, patience: postgres::PATIENCE, adopted };
+        if let DatabaseUrl::Sqlite(path) = url {
+            let form = store.token_form().await;
+            let form = form.map_err(|error| sqlite::sqlite_error(path, into_sqlx(error)))?;
+            sqlite::protect(path, form == TokenForm::Clear)?;
         }
-        MIGRATIONS
-            .run(&mut connection)
-            .await
-            .map_err(|source| OpenError::Schema { path: path.into(), source })?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(4)
-            .acquire_timeout(BUSY_TIMEOUT)
-            .connect_with(options.pragma("query_only", "ON"))
-            .await
-            .map_err(sqlite)?;
-        let (writes, queue) = mpsc::channel(queue_limit);
-        tokio::spawn(writer::run(connection, writing, queue));
-        Ok(Self { readers, writes })
+        Ok(store)
     }
 
-    /// Hands a write to the writer and waits until it is durable.
-    async fn write<T>(
+    /// Whether opening it made a database of JWThenticator ours.
+    pub fn was_adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// The same database for requests that are answered soon or not at all. Clients that need a token wait
+    /// longer, as a refusal costs them more.
+    #[must_use]
+    pub fn hurried(&self) -> Self {
+        Self { patience: HURRIED, ..self.clone() }
+    }
+
+    /// How refresh tokens are stored now; `jwtunnel db harden` changes it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn token_form(&self) -> Result<TokenForm, StoreError> {
+        const QUERY: &str = "SELECT value FROM jwtunnel_settings WHERE name = 'refresh_tokens'";
+        self.patiently(async {
+            let mut reader = self.reader().await?;
+            let value: Option<String> =
+                on!(&mut reader.connection(), c => sqlx::query_scalar(QUERY).fetch_optional(c))?;
+            let clear = value.as_deref() == Some("clear");
+            Ok(if clear { TokenForm::Clear } else { TokenForm::Hashed })
+        })
+        .await
+    }
+
+    async fn reader(&self) -> Result<Reader, sqlx::Error> {
+        match &self.engine {
+            Engine::Sqlite(engine) => engine.readers.acquire().await.map(Reader::Sqlite),
+            Engine::Postgres(engine) => engine.pool.acquire().await.map(Reader::Postgres),
+        }
+    }
+
+    /// Carries a change out, and waits until it is durable.
+    async fn write<C: Change>(&self, change: C) -> Result<C::Output, StoreError> {
+        self.patiently(async {
+            match &self.engine {
+                Engine::Sqlite(engine) => engine.write(change).await,
+                Engine::Postgres(engine) => engine.write(change).await,
+            }
+        })
+        .await
+    }
+
+    /// SQLite has its own bound, the busy timeout; a server may be gone without a word.
+    async fn patiently<T>(
         &self,
-        make: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Write,
+        work: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        self.writes.try_send(make(reply)).map_err(|_| StoreError::Busy)?;
-        // The writer drops a reply only when it ends, with the process.
-        answer.await.unwrap_or(Err(StoreError::Write))
+        match &self.engine {
+            Engine::Sqlite(_) => work.await,
+            Engine::Postgres(_) => {
+                tokio::time::timeout(self.patience, work).await.unwrap_or(Err(StoreError::TimedOut))
+            }
+        }
     }
 }
 
-/// Makes the file with its final mode: SQLite gives its companions (-wal, -shm) the same one.
-fn prepare_file(path: &Path) -> io::Result<()> {
-    if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty())
-        && !folder.is_dir()
-    {
-        atomic_file::make_folder(folder, 0o755)?;
+fn into_sqlx(error: StoreError) -> sqlx::Error {
+    match error {
+        StoreError::Database(error) => error,
+        other => sqlx::Error::Protocol(other.to_string()),
     }
-    let file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(atomic_file::PRIVATE)
-        .open(path)?;
-    if file.metadata()?.permissions().mode() & 0o077 != 0 {
-        fs::set_permissions(path, Permissions::from_mode(atomic_file::PRIVATE))?;
-    }
-    Ok(())
-}
-
-/// Whether there are tables, but not the one in which our migrations are recorded.
-async fn is_foreign(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-    let (tables, ours): (i64, i64) = sqlx::query_as(
-        "SELECT count(*), count(*) FILTER (WHERE name = '_sqlx_migrations') FROM sqlite_master \
-         WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(tables > 0 && ours == 0)
 }
 
 /// Lower-case hex.

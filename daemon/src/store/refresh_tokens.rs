@@ -1,34 +1,60 @@
-//! Refresh tokens, stored as digests: a copy of the database is no set of credentials.
+//! Refresh tokens, stored as digests: a copy of the database is no set of credentials. Where a
+//! JWThenticator uses the same database they are stored as it does, until `jwtunnel db harden`.
 
+use std::fmt;
 use std::time::SystemTime;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
-use sqlx::Row;
+use zeroize::Zeroizing;
 
-use super::keys::StoredKey;
-use super::writer::Write;
-use super::{Store, StoreError, hex, timestamp};
+use super::change::Change;
+use super::connection::{Connection, on};
+use super::keys::{KeyRow, StoredKey};
+use super::value::Time;
+use super::{Store, StoreError, hex};
 
-/// What is stored for a refresh token: `h1$` and its SHA-256 in lower-case hex. The token is random,
-/// so a fast digest without salt suffices.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RefreshDigest(String);
+/// The length of a refresh token, in lower-case hex digits.
+const LENGTH: usize = 128;
 
-impl RefreshDigest {
-    /// The digest of `token`, exactly as the client sent it.
+/// A refresh token in the forms under which it may be stored. `Debug` shows neither.
+#[derive(Clone)]
+pub struct RefreshToken {
+    /// `h1$` and its SHA-256 in lower-case hex. The token is random, so a fast digest without salt suffices.
+    digest: String,
+    clear: Option<Zeroizing<String>>,
+}
+
+impl RefreshToken {
+    /// `token`, exactly as the client has it.
     pub fn of(token: &str) -> Self {
-        Self(format!("h1${}", hex(digest(&SHA256, token.as_bytes()).as_ref())))
+        let digest = format!("h1${}", hex(digest(&SHA256, token.as_bytes()).as_ref()));
+        // Only what can be a token is looked up in the clear. Else a digest from a stolen copy of the
+        // database would be found, and be as good as the token.
+        let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        let has_form = token.len() == LENGTH && token.bytes().all(is_hex);
+        Self { digest, clear: has_form.then(|| Zeroizing::new(token.to_owned())) }
     }
 
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
+    /// The stored form of a database with clear tokens.
+    fn clear(&self) -> &str {
+        self.clear.as_ref().map_or(&self.digest, |clear| clear)
+    }
+
+    pub(super) fn into_digest(self) -> String {
+        self.digest
+    }
+
+    fn is(&self, stored: &str) -> bool {
+        [self.digest.as_str(), self.clear()]
+            .iter()
+            .any(|form| verify_slices_are_equal(stored.as_bytes(), form.as_bytes()).is_ok())
     }
 }
 
-impl std::fmt::Debug for RefreshDigest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RefreshDigest(…)")
+impl fmt::Debug for RefreshToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RefreshToken(…)")
     }
 }
 
@@ -41,56 +67,88 @@ pub struct StoredRefreshToken {
     pub key: StoredKey,
 }
 
+#[derive(sqlx::FromRow)]
+struct TokenRow {
+    id: i64,
+    token: String,
+    expires_at: Option<Time>,
+    #[sqlx(flatten)]
+    key: KeyRow,
+}
+
 impl Store {
-    /// The refresh token with this digest. Expired ones are found too.
+    /// The refresh token, in whichever form it is stored. Expired ones are found too.
     ///
     /// # Errors
     /// [`StoreError`]; an absent token is none.
     pub async fn find_refresh_token(
         &self,
-        token: &RefreshDigest,
+        token: &RefreshToken,
     ) -> Result<Option<StoredRefreshToken>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT r.id, r.token, r.expires_at, k.id AS key_id, k.key_hash AS key_key_hash, \
-             k.identifier AS key_identifier, k.public_id AS key_public_id, \
-             k.identity AS key_identity, k.expires_at AS key_expires_at \
-             FROM refresh_tokens r JOIN keys k ON k.id = r.key_id WHERE r.token = ? LIMIT 2",
-        )
-        .bind(token.as_str())
-        .fetch_all(&self.readers)
-        .await?;
-        let [row] = rows.as_slice() else { return Ok(None) };
-        let id: i64 = row.try_get("id")?;
-        let stored: String = row.try_get("token")?;
-        if verify_slices_are_equal(stored.as_bytes(), token.0.as_bytes()).is_err() {
+        const QUERY: &str = "SELECT CAST(r.id AS BIGINT) AS id, r.token, r.expires_at, \
+             CAST(k.id AS BIGINT) AS key_id, k.key_hash, k.identifier, k.public_id, k.identity, \
+             k.expires_at AS key_expires_at, k.revoked_at \
+             FROM refresh_tokens r JOIN keys k ON k.id = r.key_id \
+             WHERE r.token IN ($1, $2) LIMIT 2";
+        let rows: Vec<TokenRow> = self
+            .patiently(async {
+                let mut reader = self.reader().await?;
+                let rows = on!(&mut reader.connection(), c => sqlx::query_as(QUERY)
+                    .bind(&token.digest)
+                    .bind(token.clear())
+                    .fetch_all(c));
+                Ok(rows?)
+            })
+            .await?;
+        let Ok([row]) = <[TokenRow; 1]>::try_from(rows) else { return Ok(None) };
+        if !token.is(&row.token) {
             return Ok(None);
         }
-        let expires_at: Option<String> = row.try_get("expires_at")?;
-        let expires_at = expires_at
-            .and_then(|text| timestamp::parse(&text))
-            .ok_or(StoreError::Malformed { table: "refresh_tokens", id })?;
-        Ok(Some(StoredRefreshToken { expires_at, key: StoredKey::from_row(row, "key_")? }))
+        let malformed = StoreError::Malformed { table: "refresh_tokens", id: row.id };
+        let expires_at = row.expires_at.ok_or(malformed)?.0;
+        Ok(Some(StoredRefreshToken { expires_at, key: row.key.try_into()? }))
     }
 
-    /// Stores a new refresh token of the key `key`.
+    /// Stores a new refresh token of the key `key`, in the form that holds for the database.
     ///
     /// # Errors
     /// [`StoreError`]; then the token must not be given out.
     pub async fn insert_refresh_token(
         &self,
-        token: &RefreshDigest,
+        token: &RefreshToken,
         key: i64,
         now: SystemTime,
         expires_at: SystemTime,
     ) -> Result<(), StoreError> {
-        let token = token.clone();
-        self.write(|reply| Write::InsertRefreshToken {
-            token,
-            key,
-            now: timestamp::format(now),
-            expires_at: timestamp::format(expires_at),
-            reply,
+        let (now, expires_at) = (Time(now), Time(expires_at));
+        self.write(Insert { token: token.clone(), key, now, expires_at }).await
+    }
+}
+
+struct Insert {
+    token: RefreshToken,
+    key: i64,
+    now: Time,
+    expires_at: Time,
+}
+
+impl Change for Insert {
+    type Output = ();
+
+    async fn apply(&self, connection: &mut Connection<'_>) -> Result<(), sqlx::Error> {
+        // The form is looked up where it is used: hardening, in one transaction with the change of form,
+        // then misses no token, whichever daemon issues it.
+        const INSERT: &str = "INSERT INTO refresh_tokens (token, key_id, created, expires_at) \
+             SELECT CASE WHEN EXISTS (SELECT 1 FROM jwtunnel_settings \
+             WHERE name = 'refresh_tokens' AND value = 'clear') THEN $1 ELSE $2 END, $3, $4, $5";
+        on!(connection, c => async {
+            let query = sqlx::query(INSERT)
+                .bind(self.token.clear())
+                .bind(&self.token.digest)
+                .bind(self.key)
+                .bind(self.now)
+                .bind(self.expires_at);
+            query.execute(c).await.map(drop)
         })
-        .await
     }
 }

@@ -1,15 +1,82 @@
-//! The database as other programs and later starts find it.
+//! The database as other programs and later starts find it, on both engines.
 
-use std::time::UNIX_EPOCH;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection as _, SqliteConnection};
 use uuid::Uuid;
 
 use super::*;
 
+#[path = "../../tests/issuer_harness/postgres.rs"]
+mod server;
+
 const QUEUE: usize = 256;
 
-fn at(seconds: u64) -> std::time::SystemTime {
+/// A refresh token of the form that is given out.
+const TOKEN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\
+                     0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn file(path: &Path) -> DatabaseUrl {
+    DatabaseUrl::Sqlite(path.into())
+}
+
+/// An empty database of an engine.
+enum Place {
+    Sqlite(tempfile::TempDir),
+    Postgres(server::Database),
+}
+
+impl Place {
+    fn sqlite() -> Self {
+        Self::Sqlite(tempfile::tempdir().unwrap())
+    }
+
+    fn postgres() -> Self {
+        Self::Postgres(server::Database::create())
+    }
+
+    fn url(&self) -> DatabaseUrl {
+        match self {
+            Self::Sqlite(root) => file(&root.path().join("t.db")),
+            Self::Postgres(database) => crate::config::parse_database_url(&database.url()).unwrap(),
+        }
+    }
+
+    async fn open(&self) -> Store {
+        Store::open(&self.url(), QUEUE).await.unwrap()
+    }
+
+    /// The one value that a query gives, as text.
+    async fn text(&self, query: &'static str) -> String {
+        match self {
+            Self::Sqlite(root) => text(&root.path().join("t.db"), query).await,
+            Self::Postgres(database) => database.psql(query),
+        }
+    }
+
+    /// All that an attacker with a copy has.
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Sqlite(root) => {
+                let files: Vec<_> =
+                    fs::read_dir(root.path()).unwrap().map(Result::unwrap).collect();
+                assert!(files.len() >= 2, "the write-ahead log is looked at too");
+                for file in &files {
+                    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+                }
+                files.iter().flat_map(|file| fs::read(file.path()).unwrap()).collect()
+            }
+            Self::Postgres(database) => database.dump(),
+        }
+    }
 }
 
 async fn text(path: &Path, query: &'static str) -> String {
@@ -18,10 +85,32 @@ async fn text(path: &Path, query: &'static str) -> String {
     sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap()
 }
 
-#[tokio::test]
-async fn t6_registering_again_extends_and_keeps_the_first_identifier() {
-    let root = tempfile::tempdir().unwrap();
-    let store = Store::open(&root.path().join("t.db"), QUEUE).await.unwrap();
+/// Makes each function a test of both engines.
+macro_rules! on_both_engines {
+    ($($name:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test] async fn $name() { super::$name(super::Place::sqlite()).await })+
+        }
+        mod on_postgres {
+            $(#[tokio::test] async fn $name() { super::$name(super::Place::postgres()).await })+
+        }
+    };
+}
+
+on_both_engines! {
+    t6_registering_again_extends_and_keeps_the_first_identifier,
+    i9_simultaneous_registrations_all_succeed_and_make_one_row,
+    t40_rows_have_the_originals_forms,
+    i1_no_secret_is_in_the_database,
+    a_digest_from_a_copy_is_no_refresh_token,
+    what_was_written_is_there_after_reopening,
+    revocations_are_never_taken_back_and_go_when_they_are_over,
+    f13_a_newer_schema_is_refused,
+    f13_tables_of_another_program_are_refused,
+}
+
+async fn t6_registering_again_extends_and_keeps_the_first_identifier(place: Place) {
+    let store = place.open().await;
     let (hash, first, second) = (KeyHash::of("k"), Uuid::new_v4(), Uuid::new_v4());
     assert!(store.find_key(&hash).await.unwrap().is_none());
     for (identifier, expires, then) in [(first, 100, 100), (second, 200, 200), (second, 150, 200)] {
@@ -33,11 +122,8 @@ async fn t6_registering_again_extends_and_keeps_the_first_identifier() {
     }
 }
 
-#[tokio::test]
-async fn i9_simultaneous_registrations_all_succeed_and_make_one_row() {
-    let root = tempfile::tempdir().unwrap();
-    let path = root.path().join("t.db");
-    let store = Store::open(&path, QUEUE).await.unwrap();
+async fn i9_simultaneous_registrations_all_succeed_and_make_one_row(place: Place) {
+    let store = place.open().await;
     let hash = KeyHash::of("k");
     let tasks: Vec<_> = (0..100)
         .map(|_| {
@@ -52,108 +138,208 @@ async fn i9_simultaneous_registrations_all_succeed_and_make_one_row() {
         winners.insert(task.await.unwrap());
     }
     assert_eq!(winners.len(), 1);
-    assert_eq!(text(&path, "SELECT CAST(count(*) AS TEXT) FROM keys").await, "1");
+    assert_eq!(place.text("SELECT CAST(count(*) AS TEXT) FROM keys").await, "1");
 }
 
-#[tokio::test]
-async fn t40_rows_have_the_originals_text_forms() {
-    let root = tempfile::tempdir().unwrap();
-    let path = root.path().join("t.db");
-    let store = Store::open(&path, QUEUE).await.unwrap();
+async fn t40_rows_have_the_originals_forms(place: Place) {
+    let store = place.open().await;
     let hash = KeyHash::of("k");
     let identifier = Uuid::from_u128(0xABCD);
-    store.register_key(&hash, identifier, at(1), at(1_700_000_000)).await.unwrap();
+    let expires = at(1_700_000_000) + Duration::from_micros(1_234);
+    store.register_key(&hash, identifier, at(1), expires).await.unwrap();
     let key = store.find_key(&hash).await.unwrap().unwrap();
-    store.insert_refresh_token(&RefreshDigest::of("t"), key.id, at(1), at(2)).await.unwrap();
-    assert_eq!(
-        text(&path, "SELECT identifier || ' ' || created || ' ' || expires_at FROM keys").await,
-        "0000000000000000000000000000abcd 1970-01-01 00:00:01.000000 2023-11-14 22:13:20.000000"
-    );
-    assert_eq!(
-        text(&path, "SELECT created || ' ' || expires_at FROM refresh_tokens").await,
-        "1970-01-01 00:00:01.000000 1970-01-01 00:00:02.000000"
-    );
+    assert_eq!(key.expires_at, expires);
+    store.insert_refresh_token(&RefreshToken::of(TOKEN), key.id, at(1), at(2)).await.unwrap();
+    let row =
+        place.text("SELECT identifier || ' ' || created || ' ' || expires_at FROM keys").await;
+    let token = place.text("SELECT created || ' ' || expires_at FROM refresh_tokens").await;
+    match place {
+        Place::Sqlite(_) => {
+            assert_eq!(
+                row,
+                "0000000000000000000000000000abcd 1970-01-01 00:00:01.000000 \
+                 2023-11-14 22:13:20.001234"
+            );
+            assert_eq!(token, "1970-01-01 00:00:01.000000 1970-01-01 00:00:02.000000");
+        }
+        Place::Postgres(_) => {
+            assert_eq!(
+                row,
+                "00000000-0000-0000-0000-00000000abcd 1970-01-01 00:00:01 \
+                 2023-11-14 22:13:20.001234"
+            );
+            assert_eq!(token, "1970-01-01 00:00:01 1970-01-01 00:00:02");
+        }
+    }
 }
 
-#[tokio::test]
-async fn i1_no_secret_is_in_the_files() {
-    let root = tempfile::tempdir().unwrap();
-    let path = root.path().join("t.db");
-    let store = Store::open(&path, QUEUE).await.unwrap();
-    let (key, token) = ("canary-key-7f3a", "canary-token-9b1c");
+async fn i1_no_secret_is_in_the_database(place: Place) {
+    let store = place.open().await;
+    assert_eq!(store.token_form().await.unwrap(), TokenForm::Hashed);
+    let key = "canary-key-7f3a";
     let hash = KeyHash::of(key);
     store.register_key(&hash, Uuid::new_v4(), at(1), at(2)).await.unwrap();
     let id = store.find_key(&hash).await.unwrap().unwrap().id;
-    store.insert_refresh_token(&RefreshDigest::of(token), id, at(1), at(2)).await.unwrap();
-    assert!(store.find_refresh_token(&RefreshDigest::of(token)).await.unwrap().is_some());
-    assert!(store.find_refresh_token(&RefreshDigest::of("x")).await.unwrap().is_none());
-    let mut files = 0;
-    for entry in fs::read_dir(root.path()).unwrap() {
-        let entry = entry.unwrap();
-        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        let bytes = fs::read(entry.path()).unwrap();
-        for secret in [key, token] {
-            assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
-        }
-        files += 1;
+    store.insert_refresh_token(&RefreshToken::of(TOKEN), id, at(1), at(2)).await.unwrap();
+    let found = store.find_refresh_token(&RefreshToken::of(TOKEN)).await.unwrap().unwrap();
+    assert_eq!((found.key.id, found.expires_at), (id, at(2)));
+    for other in ["x", "", "with\0nul", &TOKEN.to_uppercase(), &TOKEN[1..]] {
+        assert!(store.find_refresh_token(&RefreshToken::of(other)).await.unwrap().is_none());
     }
-    assert!(files >= 2, "the write-ahead log is looked at too");
+    let bytes = place.bytes();
+    for secret in [key, TOKEN] {
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
+    }
 }
 
-#[tokio::test]
-async fn what_was_written_is_there_after_reopening() {
-    let root = tempfile::tempdir().unwrap();
-    let path = root.path().join("deep/er/t.db");
+async fn a_digest_from_a_copy_is_no_refresh_token(place: Place) {
+    let store = place.open().await;
     let hash = KeyHash::of("k");
-    let store = Store::open(&path, QUEUE).await.unwrap();
+    store.register_key(&hash, Uuid::new_v4(), at(1), at(2)).await.unwrap();
+    let id = store.find_key(&hash).await.unwrap().unwrap().id;
+    store.insert_refresh_token(&RefreshToken::of(TOKEN), id, at(1), at(2)).await.unwrap();
+    let stored = place.text("SELECT token FROM refresh_tokens").await;
+    assert!(stored.starts_with("h1$"), "{stored}");
+    assert!(store.find_refresh_token(&RefreshToken::of(&stored)).await.unwrap().is_none());
+}
+
+async fn what_was_written_is_there_after_reopening(place: Place) {
+    let hash = KeyHash::of("k");
+    let store = place.open().await;
     store.register_key(&hash, Uuid::new_v4(), at(1), at(2)).await.unwrap();
     drop(store);
-    let store = Store::open(&path, QUEUE).await.unwrap();
+    let store = place.open().await;
     assert!(store.find_key(&hash).await.unwrap().is_some());
+    assert!(!store.was_adopted());
+}
+
+async fn revocations_are_never_taken_back_and_go_when_they_are_over(place: Place) {
+    let store = place.open().await;
+    let row = |kind: &str, before, until| RevocationRow {
+        kind: kind.into(),
+        value: "v".into(),
+        before,
+        until,
+    };
+    for (before, until) in [(Some(5), 50), (Some(9), 90), (Some(7), 70)] {
+        store.revoke(row("identifier", before, until)).await.unwrap();
+    }
+    store.revoke(row("kid", None, 60)).await.unwrap();
+    assert!(!store.prune_revocations(60).await.unwrap());
+    let mut rows = store.revocations().await.unwrap();
+    rows.sort_by(|a, b| a.kind.cmp(&b.kind));
+    assert_eq!(rows, [row("identifier", Some(9), 90), row("kid", None, 60)]);
+    assert!(store.prune_revocations(61).await.unwrap());
+    assert_eq!(store.revocations().await.unwrap(), [row("identifier", Some(9), 90)]);
+    // A revoked key stays revoked, whatever is registered later.
+    let hash = KeyHash::of("k");
+    store.register_key(&hash, Uuid::new_v4(), at(1), at(9)).await.unwrap();
+    let selector = KeySelector::Hash(hash.clone());
+    let keys = store.revoke_keys(selector.clone(), at(2), |_| Vec::new()).await.unwrap();
+    assert_eq!((keys.len(), keys[0].fingerprint.as_str()), (1, hash.fingerprint()));
+    assert!(store.register_key(&hash, Uuid::new_v4(), at(3), at(99)).await.unwrap().revoked);
+    let key = store.find_key(&hash).await.unwrap().unwrap();
+    assert_eq!((key.revoked, key.expires_at), (true, at(2)));
+}
+
+async fn f13_a_newer_schema_is_refused(place: Place) {
+    drop(place.open().await);
+    const NEWER: &str = "INSERT INTO _sqlx_migrations \
+        (version, description, success, checksum, execution_time) \
+        VALUES (9999, 'later', true, 'x', 0) RETURNING 'done'";
+    assert_eq!(place.text(NEWER).await, "done");
+    let error = Store::open(&place.url(), QUEUE).await.unwrap_err();
+    assert!(matches!(error, OpenError::Schema { .. }), "{error}");
+}
+
+async fn f13_tables_of_another_program_are_refused(place: Place) {
+    // The name is ours, the columns are not.
+    let sql = "CREATE TABLE keys (id INTEGER PRIMARY KEY)";
+    match &place {
+        Place::Sqlite(root) => {
+            let path = root.path().join("t.db");
+            let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+            let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+            sqlx::query(sql).execute(&mut connection).await.unwrap();
+        }
+        Place::Postgres(database) => drop(database.psql(sql)),
+    }
+    let error = Store::open(&place.url(), QUEUE).await.unwrap_err();
+    assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+    assert_eq!(place.text("SELECT CAST(count(*) AS TEXT) FROM keys").await, "0");
 }
 
 #[tokio::test]
-async fn f13_a_foreign_newer_or_damaged_file_is_refused_and_left_alone() {
+async fn a_missing_postgresql_database_is_made_as_the_original_does() {
+    let server = server::Server::shared();
+    let database = server::Database { server, name: "made_at_start".into() };
+    let url = crate::config::parse_database_url(&database.url()).unwrap();
+    let stores = [Store::open(&url, QUEUE), Store::open(&url, QUEUE)];
+    for store in futures_util::future::join_all(stores).await {
+        assert!(store.unwrap().find_key(&KeyHash::of("k")).await.unwrap().is_none());
+    }
+}
+
+#[tokio::test]
+async fn f12_a_postgresql_that_is_away_is_a_fault_in_time_and_the_pool_heals_by_itself() {
+    let server = std::sync::Arc::new(server::Server::start());
+    let place = Place::Postgres(server::Database::on(server.clone()));
+    let store = place.open().await;
+    let hash = KeyHash::of("k");
+    store.register_key(&hash, Uuid::new_v4(), at(1), at(2)).await.unwrap();
+    server.stop();
+    let started = std::time::Instant::now();
+    store.hurried().find_key(&hash).await.unwrap_err();
+    store.hurried().register_key(&hash, Uuid::new_v4(), at(1), at(2)).await.unwrap_err();
+    assert!(
+        started.elapsed() < Duration::from_secs(6),
+        "two seconds each: {:?}",
+        started.elapsed()
+    );
+    // A client that needs a token waits, and gets it if the server comes back meanwhile.
+    let waiting = tokio::spawn({
+        let (store, hash) = (store.clone(), hash.clone());
+        async move { store.find_key(&hash).await }
+    });
+    tokio::task::spawn_blocking(move || server.resume()).await.unwrap();
+    assert!(waiting.await.unwrap().unwrap().is_some());
+    store.hurried().register_key(&hash, Uuid::new_v4(), at(1), at(3)).await.unwrap();
+}
+
+#[tokio::test]
+async fn f13_a_damaged_file_or_one_with_other_tables_is_refused_and_left_alone() {
     let root = tempfile::tempdir().unwrap();
     let foreign = root.path().join("foreign.db");
     let options = SqliteConnectOptions::new().filename(&foreign).create_if_missing(true);
     let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
-    sqlx::query("CREATE TABLE keys (id INTEGER PRIMARY KEY)")
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    sqlx::query("CREATE TABLE music (id INTEGER)").execute(&mut connection).await.unwrap();
     drop(connection);
-    let error = Store::open(&foreign, QUEUE).await.unwrap_err();
+    let error = Store::open(&file(&foreign), QUEUE).await.unwrap_err();
     assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
-
-    let newer = root.path().join("newer.db");
-    drop(Store::open(&newer, QUEUE).await.unwrap());
-    let options = SqliteConnectOptions::new().filename(&newer);
-    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
-    sqlx::query(
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-         VALUES (9999, 'later', 1, x'00', 0)",
-    )
-    .execute(&mut connection)
-    .await
-    .unwrap();
-    drop(connection);
-    let error = Store::open(&newer, QUEUE).await.unwrap_err();
-    assert!(matches!(error, OpenError::Schema { .. }), "{error}");
 
     let damaged = root.path().join("damaged.db");
     fs::write(&damaged, "this is not a database, but longer than its header ".repeat(40)).unwrap();
     let before = fs::read(&damaged).unwrap();
-    let error = Store::open(&damaged, QUEUE).await.unwrap_err();
+    let error = Store::open(&file(&damaged), QUEUE).await.unwrap_err();
     assert!(matches!(error, OpenError::Sqlite { .. }), "{error}");
     assert_eq!(fs::read(&damaged).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_file_in_folders_that_are_missing_is_made_and_protected() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("deep/er/t.db");
+    drop(Store::open(&file(&path), QUEUE).await.unwrap());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    drop(Store::open(&file(&path), QUEUE).await.unwrap());
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[tokio::test]
 async fn f11_a_locked_database_fails_after_its_timeout_and_recovers() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("t.db");
-    let store = Store::open(&path, QUEUE).await.unwrap();
+    let store = Store::open(&file(&path), QUEUE).await.unwrap();
     let hash = KeyHash::of("k");
     let options = SqliteConnectOptions::new().filename(&path);
     let mut other = SqliteConnection::connect_with(&options).await.unwrap();

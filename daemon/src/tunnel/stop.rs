@@ -21,6 +21,8 @@ pub enum StopReason {
     ChannelLost,
     /// The daemon is being stopped.
     Drain,
+    /// The token with which the channel was opened has been revoked.
+    Revoked,
 }
 
 impl StopReason {
@@ -31,6 +33,7 @@ impl StopReason {
             Self::ChannelLost => CloseCode::Away,
             // "Service Restart": a client may come back at once, to another process.
             Self::Drain => CloseCode::Restart,
+            Self::Revoked => CloseCode::Policy,
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Starts the real `jwtunneld` in a folder of its own, on ports that the system chooses.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
+pub mod original;
+pub mod postgres;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -19,9 +22,16 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const AS_ORIGINAL: &str = "identity = \"asserted\"\nstandard_claims = false\n\
     jwt_lifetime = \"90000s\"\nkey_lifetime = \"172800s\"\nrefresh_lifetime = \"86400s\"\n";
 
+/// Whether the examples of this test program run on PostgreSQL, which its name says.
+const ON_POSTGRES: bool = {
+    let name = env!("CARGO_CRATE_NAME").as_bytes();
+    matches!(name, [.., b'_', b'p', b'o', b's', b't', b'g', b'r', b'e', b's'])
+};
+
 /// A daemon, stopped and removed at the end of its test.
 pub struct Daemon {
     child: Child,
+    database: Option<postgres::Database>,
     pub root: tempfile::TempDir,
     lines: Arc<Mutex<Vec<String>>>,
     pub public: String,
@@ -41,6 +51,8 @@ pub struct Options {
     pub wrapper: Vec<String>,
     /// Leaves the listeners to the environment.
     pub no_listeners: bool,
+    /// PostgreSQL instead of a file.
+    pub database: Option<postgres::Database>,
 }
 
 impl Options {
@@ -55,12 +67,16 @@ impl Options {
 }
 
 impl Daemon {
-    pub async fn start(options: Options) -> Self {
+    pub async fn start(mut options: Options) -> Self {
+        if ON_POSTGRES && options.database.is_none() && !options.issuer.contains("database_url") {
+            options.database = Some(postgres::Database::create());
+        }
         Self::start_in(tempfile::tempdir().unwrap(), options).await
     }
 
     /// Starts in a folder that may hold what an earlier daemon left.
     pub async fn start_in(root: tempfile::TempDir, options: Options) -> Self {
+        let database = options.database.clone();
         let mut child = command(root.path(), &options).spawn().unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -71,8 +87,15 @@ impl Daemon {
             }
         });
         let client = Client::builder().no_proxy().build().unwrap();
-        let mut daemon =
-            Self { child, root, lines, public: String::new(), internal: String::new(), client };
+        let mut daemon = Self {
+            child,
+            database,
+            root,
+            lines,
+            public: String::new(),
+            internal: String::new(),
+            client,
+        };
         daemon.wait_for(|line| line["event"] == "ready").await;
         let address = |name: &str| {
             let lines = daemon.events();
@@ -140,6 +163,11 @@ impl Daemon {
         self.signal("TERM");
         assert!(self.wait().await.success());
         std::mem::replace(&mut self.root, tempfile::tempdir().unwrap())
+    }
+
+    /// The PostgreSQL that it uses, for the next daemon.
+    pub fn database(&self) -> Option<postgres::Database> {
+        self.database.clone()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -247,6 +275,8 @@ fn configuration(root: &Path, options: &Options) -> String {
     };
     let database = if options.issuer.contains("database_url") {
         String::new()
+    } else if let Some(database) = &options.database {
+        format!("database_url = \"{}\"\n", database.url())
     } else {
         format!("database_url = \"sqlite://{root}/t.db\"\n")
     };

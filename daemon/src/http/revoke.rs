@@ -1,0 +1,110 @@
+//! `POST /revoke_key` and `POST /revoke_token`, for administrators.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::json;
+use tracing::info;
+
+use super::answer::{ApiError, answer};
+use super::body::Fields;
+use super::keys::refuse_browsers;
+use super::{App, Peer, body};
+use crate::revocation::Target;
+use crate::store::{KeyHash, KeySelector};
+
+/// With one of `key`, `key_id` (the claim `key` of its tokens) and `identifier`.
+pub(super) async fn revoke_key(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    refuse_browsers(&request)?;
+    let mut fields = body::read(&app, request).await?;
+    let selector = {
+        let selector = match fields.only_of(["key", "key_id", "identifier"]) {
+            Some("key_id") => fields.text("key_id").map(KeySelector::PublicId),
+            Some("identifier") => fields.uuid("identifier").map(KeySelector::Identifier),
+            _ => fields.secret("key").map(|key| KeySelector::Hash(KeyHash::of(key.expose()))),
+        };
+        fields.finish(selector)?
+    };
+    let by_identifier = matches!(selector, KeySelector::Identifier(_));
+    let (now, unix_now) = (app.clock.now(), app.clock.unix_now());
+    let until = app.ring.last_token_ends(unix_now);
+    let revoked = app.revocations.revoke_keys(selector, now, unix_now, until).await;
+    let revoked = revoked.map_err(|error| app.unavailable(&error))?;
+    for key in &revoked {
+        info!(
+            event = "revoke_key",
+            outcome = "ok",
+            ip = %peer,
+            ident = %key.identifier,
+            key_fp = key.fingerprint
+        );
+    }
+    app.close_revoked();
+    // An identifier's tokens are refused whether or not it has keys.
+    let body = json!({
+        "result": by_identifier || !revoked.is_empty(),
+        "message": null,
+        "revoked": revoked.len(),
+    });
+    Ok(answer(StatusCode::OK, &body))
+}
+
+/// With one of `jwt`, `token_id`, `identifier` (its tokens issued so far) and `kid`.
+pub(super) async fn revoke_token(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    refuse_browsers(&request)?;
+    let mut fields = body::read(&app, request).await?;
+    let now = app.clock.unix_now();
+    let target = {
+        let target = match fields.only_of(["token_id", "jwt", "identifier", "kid"]) {
+            Some("jwt") => fields.secret("jwt").and_then(|jwt| {
+                let id = app.token_id(jwt.expose().as_bytes());
+                id.map(Target::TokenId).or_else(|| fields.refuse("jwt", "Not a token of ours."))
+            }),
+            Some("identifier") => fields.text("identifier").map(|identifier| {
+                // Ours are UUIDs, written in one way; those of other issuers are any text.
+                let ours = body::parse_uuid(&identifier).map(|uuid| uuid.to_string());
+                Target::Identifier(ours.unwrap_or(identifier), now.saturating_add(1))
+            }),
+            Some("kid") => fields.text("kid").map(Target::Kid),
+            _ => fields.text("token_id").map(Target::TokenId),
+        };
+        fields.finish(target.and_then(Target::checked))?
+    };
+    if matches!(&target, Target::Kid(kid) if kid == app.ring.signing().kid()) {
+        return Err(ApiError::Conflict(
+            "this key signs every new token; replace it with: jwtunnel keys rotate --emergency"
+                .into(),
+        ));
+    }
+    let until = app.ring.last_token_ends(now);
+    let revoked = app.revocations.revoke(&target, until).await;
+    revoked.map_err(|error| app.unavailable(&error))?;
+    info!(event = "revoke_token", outcome = "ok", ip = %peer, kind = target.kind());
+    app.close_revoked();
+    let body = json!({"result": true, "message": null, "revoked": 1});
+    Ok(answer(StatusCode::OK, &body))
+}
+
+impl Fields {
+    /// The one of `names` that is given; more than one is an error for the second.
+    fn only_of<const N: usize>(&mut self, names: [&'static str; N]) -> Option<&'static str> {
+        let mut given = names.into_iter().filter(|name| self.has(name));
+        let (first, second) = (given.next(), given.next());
+        if let Some(second) = second {
+            self.refuse::<()>(second, "Only one of the selectors may be given.");
+        }
+        first
+    }
+}
