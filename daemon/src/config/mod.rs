@@ -65,6 +65,9 @@ pub struct Jwthenticator {
     /// Life of an access token. Default 25 h: a client whose clock runs ahead must still find its
     /// token valid.
     pub jwt_lifetime: Duration,
+    /// Life of an access token for a key that rotates its refresh tokens: `jwt_lifetime` if that is set, else
+    /// 1 h.
+    pub rotating_jwt_lifetime: Duration,
     /// Life of a registered key, from each registration. Default 120 days.
     pub key_lifetime: Duration,
     /// Life of a refresh token. Default 60 days.
@@ -282,6 +285,9 @@ fn read_jwthenticator(
     let (listen, internal_listen) = original::listeners(reader, warnings);
     let database_url = original::database_url(reader, data);
     let jwt_lifetime = original::lifetime(reader, "jwt_lifetime", "JWT_LEASE_TIME", 25 * HOUR);
+    let is_set = reader.is_set(SECTION, "jwt_lifetime")
+        || reader.environment().contains_key("JWT_LEASE_TIME");
+    let rotating_jwt_lifetime = if is_set { jwt_lifetime } else { HOUR };
     let key_lifetime = original::lifetime(reader, "key_lifetime", "KEY_EXPIRY", 120 * DAY);
     let refresh_lifetime =
         original::lifetime(reader, "refresh_lifetime", "REFRESH_TOKEN_EXPIRY", 60 * DAY);
@@ -310,6 +316,7 @@ fn read_jwthenticator(
         internal_listen,
         database_url,
         jwt_lifetime,
+        rotating_jwt_lifetime,
         key_lifetime,
         refresh_lifetime,
         refresh_requires_live_key: reader.take(SECTION, "refresh_requires_live_key", false),

@@ -10,10 +10,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
 use tracing::info;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::answer::{ApiError, answer};
 use super::{App, Peer, body};
+use crate::issuer::Grant;
 use crate::store::{KeyHash, RefreshToken};
 
 pub(super) async fn authenticate(
@@ -52,12 +54,14 @@ pub(super) async fn authenticate(
     if !asserted.is_nil() && asserted != identifier {
         info!(event = "ident_mismatch", asserted = %asserted, ident = %identifier);
     }
-    let jwt = app.issuer.issue(identifier, key.public_id).await;
+    let token_id = Uuid::new_v4();
+    let grant = Grant { token_id, identifier, key: key.public_id.clone(), rotates: key.rotates };
+    let jwt = app.issuer.issue(grant).await;
     let jwt = jwt.map_err(|error| app.unavailable(&error))?;
     let refresh_token = new_refresh_token().map_err(|error| app.unavailable(&error))?;
     let expires_at = now + app.settings.refresh_lifetime;
     app.store
-        .insert_refresh_token(&RefreshToken::of(&refresh_token), key.id, now, expires_at)
+        .insert_refresh_token(&RefreshToken::of(&refresh_token), &key, token_id, now, expires_at)
         .await
         .map_err(|error| app.unavailable(&error))?;
     info!(
@@ -71,7 +75,7 @@ pub(super) async fn authenticate(
 }
 
 /// 512 random bits in the original's form, 128 lower-case hex digits.
-fn new_refresh_token() -> Result<Zeroizing<String>, aws_lc_rs::error::Unspecified> {
+pub(super) fn new_refresh_token() -> Result<Zeroizing<String>, aws_lc_rs::error::Unspecified> {
     let mut bytes = Zeroizing::new([0; 64]);
     rand::fill(bytes.as_mut())?;
     Ok(Zeroizing::new(crate::store::hex(bytes.as_ref())))

@@ -1,4 +1,5 @@
-//! `POST /refresh`: a refresh token becomes a new access token. The refresh token stays as it is.
+//! `POST /refresh`: a refresh token becomes a new access token. The refresh token stays as it is, unless it
+//! was issued for a key that rotates them: then it is used up, and the answer has the next one.
 
 use std::sync::Arc;
 
@@ -8,11 +9,15 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
-use tracing::info;
+use tracing::{info, warn};
+use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::answer::{ApiError, answer};
+use super::authenticate::new_refresh_token;
 use super::{App, Peer, body};
-use crate::store::RefreshToken;
+use crate::issuer::Grant;
+use crate::store::{RefreshToken, Use, Used};
 
 pub(super) async fn refresh(
     State(app): State<Arc<App>>,
@@ -32,6 +37,7 @@ pub(super) async fn refresh(
     let reason = match &found {
         None => Some("unknown"),
         Some(token) if token.key.revoked => Some("revoked"),
+        Some(token) if token.revoked => Some("used_up"),
         Some(token) if token.expires_at <= now => Some("expired"),
         Some(token) if app.settings.refresh_requires_live_key && token.key.expires_at <= now => {
             Some("key_expired")
@@ -54,8 +60,57 @@ pub(super) async fn refresh(
     if !asserted.is_nil() && asserted != identifier {
         info!(event = "ident_mismatch", asserted = %asserted, ident = %identifier);
     }
-    let jwt = app.issuer.issue(identifier, token.key.public_id).await;
+    let rotates = token.key.rotates;
+    let token_id = Uuid::new_v4();
+    let grant = Grant { token_id, identifier, key: token.key.public_id, rotates };
+    let jwt = app.issuer.issue(grant).await;
     let jwt = jwt.map_err(|error| app.unavailable(&error))?;
+    let successor = match rotates {
+        false => None,
+        // Signed before it is known whether it may be given out: what comes of the use is durable, so
+        // nothing may fail after it.
+        true => Some(app.rotate(presented, token_id, &peer, key_fp.as_deref()).await?),
+    };
     info!(event = "refresh", outcome = "ok", ip = %peer, ident = %identifier, key_fp);
-    Ok(answer(StatusCode::OK, &json!({"jwt": jwt, "refresh_token": null})))
+    let successor = successor.as_ref().map(|token| token.as_str());
+    Ok(answer(StatusCode::OK, &json!({"jwt": jwt, "refresh_token": successor})))
+}
+
+impl App {
+    /// Uses up `token`; the successor.
+    async fn rotate(
+        &self,
+        token: RefreshToken,
+        access_id: Uuid,
+        peer: &Peer,
+        key_fp: Option<&str>,
+    ) -> Result<Zeroizing<String>, ApiError> {
+        let text = new_refresh_token().map_err(|error| self.unavailable(&error))?;
+        let (now, unix_now) = (self.clock.now(), self.clock.unix_now());
+        let change = Use {
+            token,
+            successor: RefreshToken::of(&text),
+            access_id,
+            now,
+            oldest: now - self.issuer.lifetime(true) - self.settings.leeway,
+            until: self.ring.last_token_ends(unix_now),
+        };
+        let used = self.store.use_refresh_token(change).await;
+        match used.map_err(|error| self.unavailable(&error))? {
+            Used::Rotated => return Ok(text),
+            Used::Refused => {
+                info!(event = "refresh", outcome = "denied", reason = "used_up", ip = %peer, key_fp);
+            }
+            Used::Reused => {
+                warn!(event = "refresh_reuse", outcome = "denied", ip = %peer, key_fp);
+                // Its access tokens are refused already in the database; who cannot be told now follows
+                // within a minute.
+                if let Err(error) = self.revocations.reload().await {
+                    self.unavailable(&error);
+                }
+                self.close_revoked();
+            }
+        }
+        Err(ApiError::Refused)
+    }
 }
