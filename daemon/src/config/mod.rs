@@ -8,6 +8,7 @@
 mod check;
 mod database_url;
 mod error;
+mod network;
 mod original;
 mod reader;
 mod value;
@@ -20,6 +21,7 @@ use std::time::Duration;
 pub use check::unsearchable_parent;
 pub use database_url::{DatabaseUrl, PostgresUrl, parse_database_url};
 pub use error::{ConfigError, Place};
+pub use network::Network;
 pub use reader::{Effective, Environment, VariableNote};
 pub use value::{
     IdentityMode, ListenAddress, NetunnelAuth, RsaBits, SigningAlgorithm, Size, parse_algorithm,
@@ -97,6 +99,17 @@ pub struct Jwthenticator {
     pub body_timeout: Duration,
     /// How long an answer may take. Default 15 s.
     pub handler_timeout: Duration,
+    /// Whose `X-Forwarded-For` is believed; Unix sockets always are. Default loopback.
+    pub trusted_proxies: Vec<Network>,
+    /// How often a client address may fail to authenticate in a minute, and before that at once. Default 10
+    /// and 20.
+    pub failures_per_minute: usize,
+    /// See `failures_per_minute`.
+    pub failure_burst: usize,
+    /// How often one key may fail in a minute. Default 5.
+    pub key_failures_per_minute: usize,
+    /// How long the refreshes of an address that has failed too often are put off at most. Default 5 s.
+    pub refresh_delay: Duration,
     /// Serves /authenticate, /refresh, /validate, /validate_request.
     pub external_api: bool,
     /// Serves /register_key, /is_key_registered.
@@ -331,9 +344,19 @@ fn read_jwthenticator(
         header_timeout: reader.take(SECTION, "header_timeout", Duration::from_secs(10)),
         body_timeout: reader.take(SECTION, "body_timeout", Duration::from_secs(10)),
         handler_timeout: reader.take(SECTION, "handler_timeout", Duration::from_secs(15)),
+        trusted_proxies: reader.take(SECTION, "trusted_proxies", loopback()),
+        failures_per_minute: reader.take(SECTION, "failures_per_minute", 10),
+        failure_burst: reader.take(SECTION, "failure_burst", 20),
+        key_failures_per_minute: reader.take(SECTION, "key_failures_per_minute", 5),
+        refresh_delay: reader.take(SECTION, "refresh_delay", Duration::from_secs(5)),
         external_api: !original::flag(reader, "DISABLE_EXTERNAL_API"),
         internal_api: !original::flag(reader, "DISABLE_INTERNAL_API"),
     };
+    // Longer, and the answer would come after its own deadline.
+    if section.refresh_delay * 2 > section.handler_timeout {
+        let text = "expected at most half of handler_timeout".into();
+        reader.problem_of(SECTION, "refresh_delay", text);
+    }
     // rel:T4: more than five minutes is no clock difference but a longer token life.
     if section.leeway > Duration::from_secs(300) {
         reader.problem_of(SECTION, "leeway", "expected at most \"300s\"".into());
@@ -351,6 +374,10 @@ fn read_jwthenticator(
         }
     }
     section
+}
+
+fn loopback() -> Vec<Network> {
+    ["127.0.0.0/8", "::1/128"].iter().filter_map(|text| Network::parse(text)).collect()
 }
 
 fn read_netunnel(reader: &mut Reader<'_>, data: &Path, leeway: Duration) -> Netunnel {

@@ -30,6 +30,12 @@ pub(super) async fn authenticate(
     };
     let hash = KeyHash::of(key.expose());
     drop(key);
+    // Before the database is asked, so that guessing costs us nothing, and a lucky guess comes too late.
+    if let Some(wait) = app.limits.wait(peer, &hash) {
+        let key_fp = hash.fingerprint();
+        info!(event = "authenticate", outcome = "denied", reason = "limited", ip = %peer, key_fp);
+        return Err(ApiError::TooMany(wait));
+    }
     let now = app.clock.now();
     let found = app.store.find_key(&hash).await.map_err(|error| app.unavailable(&error))?;
     // Unknown and expired are one answer after the same work; only the log tells them apart.
@@ -48,6 +54,7 @@ pub(super) async fn authenticate(
             ident = %asserted,
             key_fp = hash.fingerprint()
         );
+        app.limits.failed(peer, Some(&hash));
         return Err(ApiError::Refused);
     };
     let identifier = app.identifier(&key, asserted);

@@ -7,8 +7,10 @@
 mod answer;
 mod authenticate;
 mod body;
+mod caller;
 mod jwks;
 mod keys;
+pub mod limits;
 mod refresh;
 mod revoke;
 mod rotate;
@@ -35,6 +37,7 @@ use crate::store::{Store, StoredKey};
 use crate::tunnel::Server;
 
 use answer::{ApiError, Done};
+use limits::Limits;
 
 /// What the handlers share.
 pub struct App {
@@ -50,6 +53,8 @@ pub struct App {
     pub revocations: Arc<RevocationList>,
     /// Where the channels of what is revoked are closed.
     pub tunnels: Arc<Server>,
+    /// How often clients may fail.
+    pub limits: Arc<Limits>,
     /// What time it is.
     pub clock: Clock,
     /// For faults of ours.
@@ -107,6 +112,7 @@ pub fn router(app: Arc<App>, routes: Routes) -> Router {
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::WrongMethod)
         .layer(middleware::from_fn_with_state(app.clone(), deadline))
+        .layer(middleware::from_fn_with_state(app.clone(), caller::identify))
         .with_state(app)
 }
 

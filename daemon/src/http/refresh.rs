@@ -31,6 +31,9 @@ pub(super) async fn refresh(
     };
     let presented = RefreshToken::of(token.expose());
     drop(token);
+    if let Some(delay) = app.limits.delay(peer) {
+        tokio::time::sleep(delay).await;
+    }
     let now = app.clock.now();
     let found = app.store.find_refresh_token(&presented).await;
     let found = found.map_err(|error| app.unavailable(&error))?;
@@ -54,6 +57,10 @@ pub(super) async fn refresh(
             ident = %asserted,
             key_fp
         );
+        // Whoever has an old token has had a good one; whoever has none guesses.
+        if reason == Some("unknown") {
+            app.limits.failed(peer, None);
+        }
         return Err(ApiError::Refused);
     };
     let identifier = app.identifier(&token.key, asserted);
