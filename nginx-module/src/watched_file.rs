@@ -1,4 +1,5 @@
-//! Key files: read at start, looked at from a timer, swapped as a whole, the last good set kept.
+//! Files that are followed while nginx serves: key sets, revocations. Read at start, looked at from a timer, swapped
+//! as a whole, the last good version kept.
 //!
 //! A worker has one thread, so plain cells suffice. What the master read before it forked is each worker's start.
 
@@ -10,14 +11,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use jwt_core::{JwkSet, JwksError, limits};
+use jwt_core::{DenyList, JwkSet, JwksError, RevocationError, Revocations, limits};
 
 use crate::ffi::Zone;
 use crate::log::{Level, escape};
 
-/// How often a worker looks at a key file unless `auth_jwt_key_refresh` says otherwise.
+/// How often a worker looks at a file unless `auth_jwt_key_refresh` says otherwise.
 pub(crate) const DEFAULT_REFRESH: Duration = Duration::from_secs(1);
 
 /// Why the newest version of a file is not used.
@@ -29,23 +30,107 @@ pub(crate) enum LoadError {
     NotRegular,
     #[error("it was written to while it was read")]
     Changing,
+    #[error("it is larger than {0} bytes")]
+    TooLarge(u64),
     #[error("{0}")]
     Jwks(#[source] JwksError),
+    #[error("{0}")]
+    Revocation(#[source] RevocationError),
 }
 
-/// One file of keys, shared by all locations that name it.
+/// What a file is read as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// A JWK Set (RFC 7517 §5).
+    Jwks,
+    /// A JSON object from `kid` to a public key in PEM.
+    Keyval,
+    /// A JSON object whose member names are refused values.
+    DenyList,
+    /// The daemon's `revoked.json`.
+    Revocations,
+}
+
+impl Format {
+    /// What log lines call a file of this format.
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Jwks | Self::Keyval => "keyset",
+            Self::DenyList | Self::Revocations => "revocations",
+        }
+    }
+
+    fn most_bytes(self) -> u64 {
+        match self {
+            Self::Jwks | Self::Keyval => limits::JWKS_BYTES as u64,
+            // One line for each device of a large fleet.
+            Self::DenyList | Self::Revocations => 16 * 1024 * 1024,
+        }
+    }
+
+    /// Reads a text of this format.
+    pub(crate) fn parse(self, text: &[u8]) -> Result<Content, LoadError> {
+        Ok(match self {
+            Self::Jwks => Content::Keys(Arc::new(JwkSet::parse(text).map_err(LoadError::Jwks)?)),
+            Self::Keyval => {
+                Content::Keys(Arc::new(JwkSet::parse_keyval(text).map_err(LoadError::Jwks)?))
+            }
+            Self::DenyList => {
+                Content::DenyList(Rc::new(DenyList::parse(text).map_err(LoadError::Revocation)?))
+            }
+            Self::Revocations => Content::Revocations(Rc::new(
+                Revocations::parse(text).map_err(LoadError::Revocation)?,
+            )),
+        })
+    }
+
+    /// The word of configurations.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Jwks => "jwks",
+            Self::Keyval => "keyval",
+            Self::DenyList => "list",
+            Self::Revocations => "revocations",
+        }
+    }
+}
+
+/// A good version of a file.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    Keys(Arc<JwkSet>),
+    DenyList(Rc<DenyList>),
+    Revocations(Rc<Revocations>),
+}
+
+impl Content {
+    /// How many keys or entries it has.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Keys(keys) => keys.len(),
+            Self::DenyList(list) => list.len(),
+            Self::Revocations(revocations) => revocations.len(),
+        }
+    }
+}
+
+/// One file, shared by all locations that name it.
 #[derive(Debug)]
-pub(crate) struct KeyFile {
+pub(crate) struct WatchedFile {
     path: PathBuf,
-    keys: RefCell<Option<Arc<JwkSet>>>,
+    format: Format,
+    content: RefCell<Option<Content>>,
     generation: Cell<u64>,
-    /// The text of the keys.
+    /// When the content was read, in seconds since the epoch.
+    loaded_at: Cell<i64>,
+    /// The text of the content.
     text: RefCell<Vec<u8>>,
     /// Whether the zone has that text.
     published: Cell<bool>,
     /// What was last looked at, good or bad, so that each version is read and reported once.
     seen: Cell<Option<Seen>>,
-    refused: Cell<bool>,
+    /// Why the newest version is not in use.
+    refused: RefCell<Option<String>>,
     refresh: Cell<Option<Duration>>,
     last_look: Cell<Option<Instant>>,
     wake: Wake,
@@ -94,16 +179,18 @@ impl Seen {
 /// A line for the error log.
 pub(crate) type Line = (Level, String);
 
-impl KeyFile {
-    pub(crate) fn new(path: PathBuf) -> Self {
+impl WatchedFile {
+    pub(crate) fn new(path: PathBuf, format: Format) -> Self {
         Self {
             path,
-            keys: RefCell::new(None),
+            format,
+            content: RefCell::new(None),
             generation: Cell::new(0),
+            loaded_at: Cell::new(0),
             text: RefCell::new(Vec::new()),
             published: Cell::new(true),
             seen: Cell::new(None),
-            refused: Cell::new(false),
+            refused: RefCell::new(None),
             refresh: Cell::new(None),
             last_look: Cell::new(None),
             wake: Wake::default(),
@@ -114,9 +201,25 @@ impl KeyFile {
         &self.path
     }
 
+    pub(crate) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The last good content.
+    pub(crate) fn content(&self) -> Option<Content> {
+        self.content.borrow().clone()
+    }
+
     /// The last good keys.
     pub(crate) fn keys(&self) -> Option<Arc<JwkSet>> {
-        self.keys.borrow().clone()
+        match &*self.content.borrow() {
+            Some(Content::Keys(keys)) => Some(Arc::clone(keys)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.content.borrow().is_some()
     }
 
     /// Counts the good versions; 0 before the first.
@@ -124,9 +227,24 @@ impl KeyFile {
         self.generation.get()
     }
 
+    /// When the content was read, in seconds since the epoch; 0 before the first.
+    pub(crate) fn loaded_at(&self) -> i64 {
+        self.loaded_at.get()
+    }
+
     /// Whether the newest version of the file is not the one in use.
     pub(crate) fn is_refused(&self) -> bool {
-        self.refused.get()
+        self.refused.borrow().is_some()
+    }
+
+    /// Why the newest version of the file is not the one in use.
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.refused.borrow().clone()
+    }
+
+    /// Whether the last look is at least `interval` ago.
+    pub(crate) fn is_due(&self, interval: Duration) -> bool {
+        self.last_look.get().is_none_or(|last| last.elapsed() >= interval)
     }
 
     /// How often to look: the shortest interval that a location asks for.
@@ -169,10 +287,10 @@ impl KeyFile {
         if self.seen.get() == Some(seen) {
             return Ok(());
         }
-        match read(&self.path) {
+        match read(&self.path, self.format.most_bytes()) {
             Ok((seen, text)) => {
                 self.seen.set(Some(seen));
-                JwkSet::parse(&text).map(|keys| (keys, text)).map_err(LoadError::Jwks)
+                self.format.parse(&text).map(|content| (content, text))
             }
             // Not a version yet: looked at again next time, without a word.
             Err(LoadError::Changing) => return Ok(()),
@@ -181,17 +299,18 @@ impl KeyFile {
                 Err(error)
             }
         }
-        .map(|(keys, text)| {
-            self.refused.set(false);
+        .map(|(content, text)| {
+            self.refused.replace(None);
             self.published.set(false);
-            self.swap(keys, text, &mut log);
+            self.swap(content, text, &mut log);
         })
         .inspect_err(|error| {
-            self.refused.set(true);
+            self.refused.replace(Some(error.to_string()));
             log((
                 Level::Error,
                 format!(
-                    "jwt: keyset {} rejected cause=\"{error}\" kept gen={} source={}",
+                    "jwt: {} {} rejected cause=\"{error}\" kept gen={} source={}",
+                    self.format.noun(),
                     self.name(),
                     self.generation(),
                     self.path.display()
@@ -200,17 +319,18 @@ impl KeyFile {
         })
     }
 
-    /// Puts the keys that were read since the last time into the zone, for reloads and for workers to come.
+    /// Puts what was read since the last time into the zone, for reloads and for workers to come.
     pub(crate) fn publish(&self, zone: &Zone, log: &mut impl FnMut(Line)) {
         if self.published.replace(true) {
             return;
         }
-        if !zone.store(self.path.as_os_str().as_bytes(), &self.text.borrow()) {
+        if !zone.store(&self.zone_name(), &self.text.borrow()) {
             log((
                 Level::Warn,
                 format!(
-                    "jwt: keyset {} does not fit into shared memory; a reload while the file is bad will lose it \
+                    "jwt: {} {} does not fit into shared memory; a reload while the file is bad will lose it \
                      source={}",
+                    self.format.noun(),
                     self.name(),
                     self.path.display()
                 ),
@@ -218,46 +338,49 @@ impl KeyFile {
         }
     }
 
-    /// Takes the keys that another worker has read last, if they are others than the master's. Does not touch what
-    /// is known about the file itself: the timer's first look decides whether it is good.
+    /// The name of the file's text in the zone: one file can be read in two ways.
+    fn zone_name(&self) -> Vec<u8> {
+        [self.format.name().as_bytes(), b":", self.path.as_os_str().as_bytes()].concat()
+    }
+
+    /// Takes what another worker has read last, if it is other than the master's. Does not touch what is known
+    /// about the file itself: the timer's first look decides whether it is good.
     pub(crate) fn adopt(&self, zone: &Zone, log: &mut impl FnMut(Line)) {
-        let Some(text) = zone.load(self.path.as_os_str().as_bytes()) else { return };
-        if self.keys().is_some() && *self.text.borrow() == text {
+        let Some(text) = zone.load(&self.zone_name()) else { return };
+        if self.is_loaded() && *self.text.borrow() == text {
             return;
         }
         // It was parsed before it was stored.
-        if let Ok(keys) = JwkSet::parse(&text) {
-            self.swap(keys, text, log);
+        if let Ok(content) = self.format.parse(&text) {
+            self.swap(content, text, log);
         }
     }
 
-    fn swap(&self, keys: JwkSet, text: Vec<u8>, log: &mut impl FnMut(Line)) {
-        for warning in keys.warnings() {
-            let kid = warning.kid.as_deref().map(escape).unwrap_or_default();
-            log((
-                Level::Warn,
-                format!(
-                    "jwt: keyset {} key {} kid=\"{kid}\": {} source={}",
-                    self.name(),
-                    warning.index,
-                    warning.text,
-                    self.path.display()
-                ),
-            ));
+    fn swap(&self, content: Content, text: Vec<u8>, log: &mut impl FnMut(Line)) {
+        if let Content::Keys(keys) = &content {
+            log_warnings(keys, &self.name(), &self.path.display().to_string(), log);
         }
         self.generation.set(self.generation() + 1);
-        log((
-            Level::Notice,
-            format!(
-                "jwt: keyset {} gen={} keys={} source={}",
-                self.name(),
-                self.generation(),
-                keys.len(),
-                self.path.display()
-            ),
-        ));
-        self.keys.replace(Some(Arc::new(keys)));
+        self.loaded_at.set(unix_now());
+        self.content.replace(Some(content));
         self.text.replace(text);
+        log((Level::Notice, self.describe()));
+    }
+
+    /// The line that tells which version is in use.
+    pub(crate) fn describe(&self) -> String {
+        let unit = match self.format {
+            Format::Jwks | Format::Keyval => "keys",
+            Format::DenyList | Format::Revocations => "entries",
+        };
+        format!(
+            "jwt: {} {} gen={} {unit}={} source={}",
+            self.format.noun(),
+            self.name(),
+            self.generation(),
+            self.content().map_or(0, |content| content.len()),
+            self.path.display()
+        )
     }
 
     /// The file's name without its extension, for log lines.
@@ -266,8 +389,28 @@ impl KeyFile {
     }
 }
 
+/// What an operator should know about single keys of a set.
+pub(crate) fn log_warnings(keys: &JwkSet, name: &str, source: &str, log: &mut impl FnMut(Line)) {
+    for warning in keys.warnings() {
+        let kid = warning.kid.as_deref().map(escape).unwrap_or_default();
+        log((
+            Level::Warn,
+            format!(
+                "jwt: keyset {name} key {} kid=\"{kid}\": {} source={source}",
+                warning.index, warning.text
+            ),
+        ));
+    }
+}
+
+/// For people: a wrong clock only shows a wrong time.
+pub(crate) fn unix_now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+}
+
 /// Reads one version of the file, whole.
-fn read(path: &Path) -> Result<(Seen, Vec<u8>), LoadError> {
+fn read(path: &Path, most: u64) -> Result<(Seen, Vec<u8>), LoadError> {
     /// Linux's value: a FIFO or a device under this name must not block a worker.
     const O_NONBLOCK: i32 = 0o4000;
     let file: File =
@@ -277,9 +420,8 @@ fn read(path: &Path) -> Result<(Seen, Vec<u8>), LoadError> {
     if !kind.is_file() || kind.is_fifo() {
         return Err(LoadError::NotRegular);
     }
-    let most = limits::JWKS_BYTES as u64;
     if before.size() > most {
-        return Err(LoadError::Jwks(JwksError::TooLarge));
+        return Err(LoadError::TooLarge(most));
     }
     let mut text = Vec::with_capacity(usize::try_from(before.size()).unwrap_or_default());
     // One more than the limit, so that a file which grows meanwhile is noticed.
@@ -289,56 +431,4 @@ fn read(path: &Path) -> Result<(Seen, Vec<u8>), LoadError> {
         return Err(LoadError::Changing);
     }
     Ok((Seen::of(&after), text))
-}
-
-/// The key files of one level of the configuration, in their order.
-#[derive(Debug)]
-pub(crate) struct KeyRing {
-    files: Vec<Rc<KeyFile>>,
-    /// The keys of all files, made again when one of them has changed.
-    union: RefCell<Option<(u64, Arc<JwkSet>)>>,
-}
-
-impl KeyRing {
-    pub(crate) fn new(files: Vec<Rc<KeyFile>>) -> Self {
-        Self { files, union: RefCell::new(None) }
-    }
-
-    pub(crate) fn files(&self) -> &[Rc<KeyFile>] {
-        &self.files
-    }
-
-    /// The current keys; `None` while no file has ever been good.
-    pub(crate) fn keys(&self) -> Option<Arc<JwkSet>> {
-        if let [file] = &*self.files {
-            return file.keys();
-        }
-        // Each generation only grows, so equal sums mean equal sets.
-        let generation = self.files.iter().map(|file| file.generation()).sum();
-        if let Some((current, union)) = &*self.union.borrow()
-            && *current == generation
-        {
-            return Some(Arc::clone(union));
-        }
-        let sets: Vec<_> = self.files.iter().filter_map(|file| file.keys()).collect();
-        if sets.is_empty() {
-            return None;
-        }
-        let union = Arc::new(JwkSet::union(sets.iter().map(|set| &**set)));
-        self.union.replace(Some((generation, Arc::clone(&union))));
-        Some(union)
-    }
-
-    /// Whether a newer version of one of the files could not be used, so that a key may be missing.
-    pub(crate) fn is_refused(&self) -> bool {
-        self.files.iter().any(|file| file.is_refused())
-    }
-
-    /// ` keyset=… gen=…` for log lines.
-    pub(crate) fn describe(&self) -> String {
-        let names: Vec<_> = self.files.iter().map(|file| file.name()).collect();
-        let generations: Vec<_> =
-            self.files.iter().map(|file| file.generation().to_string()).collect();
-        format!(" keyset={} gen={}", names.join(","), generations.join(","))
-    }
 }
