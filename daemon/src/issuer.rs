@@ -61,8 +61,8 @@ pub struct Grant {
     pub identifier: Uuid,
     /// The public name of the registered key.
     pub key: Option<String>,
-    /// Whether the key's refresh tokens are used once: its clients renew often.
-    pub rotates: bool,
+    /// Whether its client renews often, and so needs it for a short time only.
+    pub short: bool,
 }
 
 /// Issues access tokens with the ring's signing key.
@@ -113,19 +113,19 @@ impl Issuer {
         Ok(signed.await.map_err(|_| IssueError::Panic)??)
     }
 
-    /// How long a token for such a key is valid.
-    pub fn lifetime(&self, rotates: bool) -> Duration {
-        if rotates { self.rotating_lifetime } else { self.lifetime }
+    /// How long such a token is valid.
+    pub fn lifetime(&self, short: bool) -> Duration {
+        if short { self.rotating_lifetime } else { self.lifetime }
     }
 
     fn claims(&self, grant: Grant) -> AccessClaims {
-        let Grant { token_id, identifier, key, rotates } = grant;
+        let Grant { token_id, identifier, key, short } = grant;
         let iat = self.clock.unix_now();
         AccessClaims {
             token_id,
             identifier,
             iat,
-            exp: iat.saturating_add_unsigned(self.lifetime(rotates).as_secs()),
+            exp: iat.saturating_add_unsigned(self.lifetime(short).as_secs()),
             aud: self.audience.clone(),
             standard: self.standard_claims.then(|| StandardClaims {
                 sub: identifier,

@@ -11,6 +11,7 @@ mod caller;
 mod jwks;
 mod keys;
 pub mod limits;
+mod oauth;
 mod refresh;
 mod revoke;
 mod rotate;
@@ -92,13 +93,21 @@ pub fn router(app: Arc<App>, routes: Routes) -> Router {
     let mut router = Router::new()
         .route(&path("/"), get(health))
         .route(&path("/health"), get(health))
-        .route(&path("/jwks"), get(jwks::jwks));
+        .route(&path("/jwks"), get(jwks::jwks))
+        .route(&path("/.well-known/jwks.json"), get(jwks::jwks));
     if routes != Routes::Internal && app.settings.external_api {
         router = router
             .route(&path("/authenticate"), post(authenticate::authenticate))
             .route(&path("/refresh"), post(refresh::refresh))
             .route(&path("/validate"), post(validate::validate))
-            .route(&path("/validate_request"), get(validate::validate_request));
+            .route(&path("/validate_request"), get(validate::validate_request))
+            .route(&path("/oauth2/token"), post(oauth::token))
+            .route(&path("/oauth2/introspect"), post(oauth::introspect))
+            .route(&path("/oauth2/revoke"), post(oauth::revoke));
+        if app.settings.issuer.is_some() {
+            let metadata = path("/.well-known/oauth-authorization-server");
+            router = router.route(&metadata, get(oauth::metadata));
+        }
     }
     if routes != Routes::Public && app.settings.internal_api {
         router = router

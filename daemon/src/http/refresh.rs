@@ -2,6 +2,7 @@
 //! was issued for a key that rotates them: then it is used up, and the answer has the next one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
@@ -31,59 +32,82 @@ pub(super) async fn refresh(
     };
     let presented = RefreshToken::of(token.expose());
     drop(token);
-    if let Some(delay) = app.limits.delay(peer) {
-        tokio::time::sleep(delay).await;
-    }
-    let now = app.clock.now();
-    let found = app.store.find_refresh_token(&presented).await;
-    let found = found.map_err(|error| app.unavailable(&error))?;
-    let reason = match &found {
-        None => Some("unknown"),
-        Some(token) if token.key.revoked => Some("revoked"),
-        Some(token) if token.revoked => Some("used_up"),
-        Some(token) if token.expires_at <= now => Some("expired"),
-        Some(token) if app.settings.refresh_requires_live_key && token.key.expires_at <= now => {
-            Some("key_expired")
-        }
-        Some(_) => None,
-    };
-    let key_fp = found.as_ref().map(|token| token.key.hash.fingerprint().to_owned());
-    let Some(token) = found.filter(|_| reason.is_none()) else {
-        info!(
-            event = "refresh",
-            outcome = "denied",
-            reason,
-            ip = %peer,
-            ident = %asserted,
-            key_fp
-        );
-        // Whoever has an old token has had a good one; whoever has none guesses.
-        if reason == Some("unknown") {
-            app.limits.failed(peer, None);
-        }
-        return Err(ApiError::Refused);
-    };
-    let identifier = app.identifier(&token.key, asserted);
-    if !asserted.is_nil() && asserted != identifier {
-        info!(event = "ident_mismatch", asserted = %asserted, ident = %identifier);
-    }
-    let rotates = token.key.rotates;
-    let token_id = Uuid::new_v4();
-    let grant = Grant { token_id, identifier, key: token.key.public_id, rotates };
-    let jwt = app.issuer.issue(grant).await;
-    let jwt = jwt.map_err(|error| app.unavailable(&error))?;
-    let successor = match rotates {
-        false => None,
-        // Signed before it is known whether it may be given out: what comes of the use is durable, so
-        // nothing may fail after it.
-        true => Some(app.rotate(presented, token_id, &peer, key_fp.as_deref()).await?),
-    };
-    info!(event = "refresh", outcome = "ok", ip = %peer, ident = %identifier, key_fp);
-    let successor = successor.as_ref().map(|token| token.as_str());
-    Ok(answer(StatusCode::OK, &json!({"jwt": jwt, "refresh_token": successor})))
+    let done = app.refresh(presented, asserted, None, peer).await?;
+    let successor = done.successor.as_ref().map(|token| token.as_str());
+    Ok(answer(StatusCode::OK, &json!({"jwt": done.jwt, "refresh_token": successor})))
+}
+
+/// What a refresh token has become.
+pub(super) struct Refreshed {
+    pub(super) jwt: String,
+    pub(super) lifetime: Duration,
+    /// The next refresh token, if the old one is used up.
+    pub(super) successor: Option<Zeroizing<String>>,
 }
 
 impl App {
+    /// Exchanges a refresh token. With `client`, the row of a key, it must have been issued for that one.
+    pub(super) async fn refresh(
+        &self,
+        presented: RefreshToken,
+        asserted: Uuid,
+        client: Option<i64>,
+        peer: Peer,
+    ) -> Result<Refreshed, ApiError> {
+        if let Some(delay) = self.limits.delay(peer) {
+            tokio::time::sleep(delay).await;
+        }
+        let now = self.clock.now();
+        let found = self.store.find_refresh_token(&presented).await;
+        let found = found.map_err(|error| self.unavailable(&error))?;
+        let reason = match &found {
+            None => Some("unknown"),
+            Some(token) if client.is_some_and(|client| client != token.key.id) => Some("foreign"),
+            Some(token) if token.key.revoked => Some("revoked"),
+            Some(token) if token.revoked => Some("used_up"),
+            Some(token) if token.expires_at <= now => Some("expired"),
+            Some(token)
+                if self.settings.refresh_requires_live_key && token.key.expires_at <= now =>
+            {
+                Some("key_expired")
+            }
+            Some(_) => None,
+        };
+        let key_fp = found.as_ref().map(|token| token.key.hash.fingerprint().to_owned());
+        let Some(token) = found.filter(|_| reason.is_none()) else {
+            info!(
+                event = "refresh",
+                outcome = "denied",
+                reason,
+                ip = %peer,
+                ident = %asserted,
+                key_fp
+            );
+            // Whoever has an old token has had a good one; whoever has none guesses.
+            if reason == Some("unknown") {
+                self.limits.failed(peer, None);
+            }
+            return Err(ApiError::Refused);
+        };
+        let identifier = self.identifier(&token.key, asserted);
+        if !asserted.is_nil() && asserted != identifier {
+            info!(event = "ident_mismatch", asserted = %asserted, ident = %identifier);
+        }
+        let rotates = token.key.rotates;
+        let token_id = Uuid::new_v4();
+        let grant = Grant { token_id, identifier, key: token.key.public_id, short: rotates };
+        let jwt = self.issuer.issue(grant).await;
+        let jwt = jwt.map_err(|error| self.unavailable(&error))?;
+        let successor = match rotates {
+            false => None,
+            // Signed before it is known whether it may be given out: what comes of the use is durable, so
+            // nothing may fail after it.
+            true => Some(self.rotate(presented, token_id, &peer, key_fp.as_deref()).await?),
+        };
+        info!(event = "refresh", outcome = "ok", ip = %peer, ident = %identifier, key_fp);
+        Ok(Refreshed { jwt, lifetime: self.issuer.lifetime(rotates), successor })
+    }
+
     /// Uses up `token`; the successor.
     async fn rotate(
         &self,

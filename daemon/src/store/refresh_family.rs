@@ -10,7 +10,7 @@ use super::connection::{Connection, on};
 use super::refresh_tokens::{Insert, RefreshToken};
 use super::revocations::{self, RevocationRow};
 use super::value::Time;
-use super::{Store, StoreError};
+use super::{Store, StoreError, StoredKey};
 
 /// For so long a client that lost the answer may ask again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -52,6 +52,22 @@ impl Store {
     pub async fn use_refresh_token(&self, change: Use) -> Result<Used, StoreError> {
         self.write(change).await
     }
+
+    /// Ends the family of a refresh token that was issued for the key `key`, at its client's wish, and the
+    /// access tokens that were issued for it since `oldest`. Whether there is such a token.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing has happened.
+    pub async fn revoke_refresh_token(
+        &self,
+        token: RefreshToken,
+        key: &StoredKey,
+        now: SystemTime,
+        oldest: SystemTime,
+        until: i64,
+    ) -> Result<bool, StoreError> {
+        self.write(Revoke { token, key: key.id, now, oldest, until }).await
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -68,7 +84,7 @@ impl Change for Use {
     type Output = Used;
 
     async fn apply(&self, connection: &mut Connection<'_>) -> Result<Used, sqlx::Error> {
-        let Some(row) = self.find(connection).await? else { return Ok(Used::Refused) };
+        let Some(row) = find(&self.token, connection).await? else { return Ok(Used::Refused) };
         // In SQLite there is one writer. Here the first token of the family stands for all of it, so that
         // two uses never wait for each other in a circle.
         if let Connection::Postgres(connection) = connection {
@@ -76,7 +92,7 @@ impl Change for Use {
             lock.bind(row.family).execute(&mut **connection).await?;
         }
         // As it is now that nobody else can change it.
-        let Some(row) = self.find(connection).await? else { return Ok(Used::Refused) };
+        let Some(row) = find(&self.token, connection).await? else { return Ok(Used::Refused) };
         if row.revoked_at.is_some() || row.expires_at.0 <= self.now {
             return Ok(Used::Refused);
         }
@@ -85,7 +101,8 @@ impl Change for Use {
             let is_retry = self.now.duration_since(used_at).is_ok_and(|ago| ago <= RETRY)
                 || self.now < used_at;
             if !is_retry || self.has_used_successor(connection, &row).await? {
-                self.revoke_family(connection, &row).await?;
+                let Self { now, oldest, until, .. } = *self;
+                revoke_family(connection, row.family, now, oldest, until).await?;
                 return Ok(Used::Reused);
             }
         }
@@ -94,18 +111,21 @@ impl Change for Use {
     }
 }
 
-impl Use {
-    async fn find(&self, connection: &mut Connection<'_>) -> Result<Option<Row>, sqlx::Error> {
-        const QUERY: &str = "SELECT CAST(id AS BIGINT) AS id, \
-            CAST(coalesce(family, id) AS BIGINT) AS family, CAST(key_id AS BIGINT) AS key_id, \
-            expires_at, used_at, revoked_at FROM refresh_tokens WHERE token IN ($1, $2) LIMIT 2";
-        let rows: Vec<Row> = on!(connection, c => sqlx::query_as(QUERY)
-            .bind(self.token.digest())
-            .bind(self.token.clear())
-            .fetch_all(c))?;
-        Ok(<[Row; 1]>::try_from(rows).ok().map(|[row]| row))
-    }
+async fn find(
+    token: &RefreshToken,
+    connection: &mut Connection<'_>,
+) -> Result<Option<Row>, sqlx::Error> {
+    const QUERY: &str = "SELECT CAST(id AS BIGINT) AS id, \
+        CAST(coalesce(family, id) AS BIGINT) AS family, CAST(key_id AS BIGINT) AS key_id, \
+        expires_at, used_at, revoked_at FROM refresh_tokens WHERE token IN ($1, $2) LIMIT 2";
+    let rows: Vec<Row> = on!(connection, c => sqlx::query_as(QUERY)
+        .bind(token.digest())
+        .bind(token.clear())
+        .fetch_all(c))?;
+    Ok(<[Row; 1]>::try_from(rows).ok().map(|[row]| row))
+}
 
+impl Use {
     async fn has_used_successor(
         &self,
         connection: &mut Connection<'_>,
@@ -144,26 +164,50 @@ impl Use {
         };
         successor.apply(connection).await
     }
+}
 
-    async fn revoke_family(
-        &self,
-        connection: &mut Connection<'_>,
-        row: &Row,
-    ) -> Result<(), sqlx::Error> {
-        const REVOKE: &str = "UPDATE refresh_tokens SET revoked_at = coalesce(revoked_at, $2) \
-            WHERE id = $1 OR family = $1";
-        const ISSUED: &str = "SELECT access_id FROM refresh_tokens \
-            WHERE (id = $1 OR family = $1) AND access_id IS NOT NULL AND created >= $2";
-        let (now, oldest) = (Time(self.now), Time(self.oldest));
-        let issued: Vec<String> = on!(connection, c => async {
-            sqlx::query(REVOKE).bind(row.family).bind(now).execute(&mut *c).await?;
-            sqlx::query_scalar(ISSUED).bind(row.family).bind(oldest).fetch_all(c).await
-        })?;
-        for value in issued {
-            let kind = "token_id".into();
-            let row = RevocationRow { kind, value, before: None, until: self.until };
-            revocations::insert(connection, &row).await?;
+/// Ends a family, and the access tokens that were issued for it.
+async fn revoke_family(
+    connection: &mut Connection<'_>,
+    family: i64,
+    now: SystemTime,
+    oldest: SystemTime,
+    until: i64,
+) -> Result<(), sqlx::Error> {
+    const REVOKE: &str = "UPDATE refresh_tokens SET revoked_at = coalesce(revoked_at, $2) \
+        WHERE id = $1 OR family = $1";
+    const ISSUED: &str = "SELECT access_id FROM refresh_tokens \
+        WHERE (id = $1 OR family = $1) AND access_id IS NOT NULL AND created >= $2";
+    let (now, oldest) = (Time(now), Time(oldest));
+    let issued: Vec<String> = on!(connection, c => async {
+        sqlx::query(REVOKE).bind(family).bind(now).execute(&mut *c).await?;
+        sqlx::query_scalar(ISSUED).bind(family).bind(oldest).fetch_all(c).await
+    })?;
+    for value in issued {
+        let row = RevocationRow { kind: "token_id".into(), value, before: None, until };
+        revocations::insert(connection, &row).await?;
+    }
+    revocations::tell(connection).await
+}
+
+/// The end of a family at its client's wish.
+struct Revoke {
+    token: RefreshToken,
+    key: i64,
+    now: SystemTime,
+    oldest: SystemTime,
+    until: i64,
+}
+
+impl Change for Revoke {
+    type Output = bool;
+
+    async fn apply(&self, connection: &mut Connection<'_>) -> Result<bool, sqlx::Error> {
+        let Some(row) = find(&self.token, connection).await? else { return Ok(false) };
+        if row.key_id != self.key {
+            return Ok(false);
         }
-        revocations::tell(connection).await
+        revoke_family(connection, row.family, self.now, self.oldest, self.until).await?;
+        Ok(true)
     }
 }
