@@ -52,6 +52,7 @@ swap nginx.conf '/etc/nginx/conf.d/*.conf;' "$dir/conf/conf.d/*.conf;"
 swap jwtunnel/http.conf 'server 127.0.0.1:4040;' "server ${set[netunnel]};"
 swap jwtunnel/http.conf 'server 127.0.0.1:5050;' "server ${set[jwthenticator]};"
 swap jwtunnel/http.conf '/var/lib/jwtunnel/public/jwks.json' "${set[jwks]}"
+swap jwtunnel/http.conf '/var/lib/jwtunnel/public/revoked.json' "$(dirname "${set[jwks]}")/revoked.json"
 if [ "$(id -u)" -ne 0 ]; then
     swap nginx.conf 'user www-data;' '# no user: nginx is not started by root'
 fi

@@ -83,6 +83,72 @@ fn a_rotated_signing_key_is_followed_without_a_reload() {
     }
 }
 
+/// rel:I17, W18: what is revoked is refused by every worker, and what is not goes on.
+#[test]
+fn i17_what_is_revoked_is_refused_by_nginx_within_seconds() {
+    let gateway = Gateway::start();
+    let (client, other) = (gateway.daemon.register(), gateway.daemon.register());
+    let (token, others) = (gateway.token(&client), gateway.token(&other));
+    for _ in 0..4 {
+        assert_eq!(gateway.nginx.get_with("/", &token).status, 200);
+    }
+    let output = Command::new(built("jwtunnel"))
+        .args(["keys", "revoke", "--identifier", &client.identifier])
+        .args(["--server", &gateway.daemon.internal("")])
+        .output()
+        .expect("jwtunnel");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The interval at which workers look is one second; each has verified and kept the token before.
+    within(Duration::from_secs(5), "it is refused", || {
+        assert_eq!(gateway.nginx.get_with("/", &others).status, 200);
+        let refused = (0..20).all(|_| gateway.nginx.get_with("/", &token).status == 401);
+        refused.then_some(())
+    });
+    assert_eq!(gateway.nginx.get_with("/", &others).status, 200);
+}
+
+/// rel:K12.
+#[test]
+fn k12_an_emergency_rotation_reaches_nginx_within_seconds() {
+    let gateway = Gateway::start();
+    let client = gateway.daemon.register();
+    let old = gateway.token(&client);
+    assert_eq!(gateway.nginx.get_with("/", &old).status, 200);
+    let output = Command::new(built("jwtunnel"))
+        .args(["keys", "rotate", "--emergency", "--server", &gateway.daemon.internal("")])
+        .output()
+        .expect("jwtunnel");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let new = gateway.token(&client);
+    within(Duration::from_secs(5), "the old key is gone and the new one known", || {
+        let statuses = |token: &str, status: u16| {
+            (0..20).all(|_| gateway.nginx.get_with("/", token).status == status)
+        };
+        (statuses(&old, 401) && statuses(&new, 200)).then_some(())
+    });
+}
+
+#[test]
+fn an_oauth_client_gets_a_token_that_nginx_accepts() {
+    let gateway = Gateway::start();
+    let client = gateway.daemon.register();
+    let form = format!(
+        "grant_type=client_credentials&client_id={}&client_secret={}",
+        client.identifier, client.key
+    );
+    let headers = [("content-type", "application/x-www-form-urlencoded")];
+    let answer = ask("POST", &gateway.nginx.url("/oauth2/token"), &headers, Some(&form));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let answer: Value = serde_json::from_str(&answer.body).expect("JSON");
+    let token = answer["access_token"].as_str().expect("a token");
+    assert_eq!(gateway.nginx.get_with("/", token).status, 200);
+    let keys = get(&gateway.nginx.url("/.well-known/jwks.json"), &[]);
+    assert_eq!((keys.status, keys.body.contains("\"keys\"")), (200, true), "{keys:?}");
+    for path in ["/oauth2/", "/oauth2/other"] {
+        assert_eq!(get(&gateway.nginx.url(path), &[]).status, 403, "{path}");
+    }
+}
+
 #[test]
 fn without_the_daemon_tokens_go_on() {
     let mut gateway = Gateway::start();

@@ -52,11 +52,25 @@ struct StandardClaims {
     iss: Option<String>,
 }
 
+/// What a token is issued for.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// The token's own name.
+    pub token_id: Uuid,
+    /// Whom it names.
+    pub identifier: Uuid,
+    /// The public name of the registered key.
+    pub key: Option<String>,
+    /// Whether its client renews often, and so needs it for a short time only.
+    pub short: bool,
+}
+
 /// Issues access tokens with the ring's signing key.
 pub struct Issuer {
     ring: Arc<KeyRing>,
     clock: Clock,
     lifetime: Duration,
+    rotating_lifetime: Duration,
     audience: Vec<String>,
     issuer: Option<String>,
     standard_claims: bool,
@@ -74,6 +88,7 @@ impl Issuer {
             ring,
             clock,
             lifetime: settings.jwt_lifetime,
+            rotating_lifetime: settings.rotating_jwt_lifetime,
             audience: settings.audience.clone(),
             issuer: settings.issuer.clone(),
             standard_claims: settings.standard_claims,
@@ -82,14 +97,14 @@ impl Issuer {
         }
     }
 
-    /// A token for `identifier`, issued for the registered key with the public name `key`.
+    /// A token.
     ///
     /// # Errors
     /// [`IssueError`], none of which is the client's fault.
-    pub async fn issue(&self, identifier: Uuid, key: Option<String>) -> Result<String, IssueError> {
+    pub async fn issue(&self, grant: Grant) -> Result<String, IssueError> {
         let _place = self.queue.clone().try_acquire_owned().map_err(|_| IssueError::Busy)?;
         let core = self.cores.clone().acquire_owned().await.map_err(|_| IssueError::Busy)?;
-        let claims = self.claims(identifier, key);
+        let claims = self.claims(grant);
         let signing = self.ring.signing();
         let signed = tokio::task::spawn_blocking(move || {
             let _core = core;
@@ -98,14 +113,19 @@ impl Issuer {
         Ok(signed.await.map_err(|_| IssueError::Panic)??)
     }
 
-    fn claims(&self, identifier: Uuid, key: Option<String>) -> AccessClaims {
-        let token_id = Uuid::new_v4();
+    /// How long such a token is valid.
+    pub fn lifetime(&self, short: bool) -> Duration {
+        if short { self.rotating_lifetime } else { self.lifetime }
+    }
+
+    fn claims(&self, grant: Grant) -> AccessClaims {
+        let Grant { token_id, identifier, key, short } = grant;
         let iat = self.clock.unix_now();
         AccessClaims {
             token_id,
             identifier,
             iat,
-            exp: iat.saturating_add_unsigned(self.lifetime.as_secs()),
+            exp: iat.saturating_add_unsigned(self.lifetime(short).as_secs()),
             aud: self.audience.clone(),
             standard: self.standard_claims.then(|| StandardClaims {
                 sub: identifier,

@@ -37,6 +37,7 @@ use tracing::{error, info, warn};
 use auth::{Authenticator, Mode};
 use clock::Clock;
 use config::{Config, Jwthenticator, NetunnelAuth};
+use http::limits::Limits;
 use http::serve::{self, Listener};
 use http::{App, Routes};
 use issuer::Issuer;
@@ -132,6 +133,7 @@ pub async fn run(
     let internal_tunnels = Server::new(tunnels.clone(), by_operator);
     let tunnels = Server::new(tunnels, auth);
 
+    let limits = Arc::new(Limits::new(issuer));
     let store_changes = store.changes();
     let app = Arc::new(App {
         settings: issuer.clone(),
@@ -140,6 +142,7 @@ pub async fn run(
         ring: ring.clone(),
         revocations: revocations.clone(),
         tunnels: tunnels.clone(),
+        limits: limits.clone(),
         clock: clock.clone(),
         faults: Throttle::new(),
     });
@@ -172,7 +175,7 @@ pub async fn run(
     let stop = services.stop.clone();
     let rotation = tokio::spawn(ring.clone().run(stop.clone()));
     let followed = Followed { ring: ring.clone(), revocations, tunnels: tunnels.clone() };
-    let pruning = tokio::spawn(prune(followed.clone(), clock, stop.clone()));
+    let pruning = tokio::spawn(prune(followed.clone(), limits, clock, stop.clone()));
     let changes =
         store_changes.map(|changes| tokio::spawn(follow(changes, followed, stop.clone())));
     notify(&[NotifyState::Ready]);
@@ -317,7 +320,7 @@ async fn follow(mut changes: Changes, followed: Followed, stop: CancellationToke
 }
 
 /// Drops what is over, once a minute, and writes again what could not be written, until `stop`.
-async fn prune(followed: Followed, clock: Clock, stop: CancellationToken) {
+async fn prune(followed: Followed, limits: Arc<Limits>, clock: Clock, stop: CancellationToken) {
     let throttle = Throttle::new();
     let mut ticks = tokio::time::interval(Duration::from_secs(60));
     loop {
@@ -325,6 +328,7 @@ async fn prune(followed: Followed, clock: Clock, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        limits.tidy();
         if let Err(error) = followed.revocations.prune(clock.unix_now()).await {
             throttle.run(|suppressed| {
                 warn!(event = "prune", outcome = "error", error = %error, suppressed);

@@ -50,6 +50,17 @@ pub fn start(format: LogFormat) {
     };
 }
 
+tokio::task_local! {
+    /// Names the request that is being handled.
+    static REQUEST: String;
+}
+
+/// Runs `work`, whose log lines all get the same random `rid`.
+pub(crate) async fn with_request_id<T>(work: impl Future<Output = T>) -> T {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    REQUEST.scope(id[..12].to_owned(), work).await
+}
+
 struct Lines {
     json: bool,
 }
@@ -71,7 +82,9 @@ where
         let level = level(*event.metadata().level());
         let mut fields = Fields(Map::new());
         event.record(&mut fields);
-        let fields = fields.0;
+        let mut fields = fields.0;
+        // Absent outside of a request.
+        let _ = REQUEST.try_with(|id| fields.insert("rid".into(), id.as_str().into()));
         if self.json {
             write!(writer, "{{\"ts\":\"{ts}\",\"level\":\"{level}\"")?;
             for (name, value) in leading_first(&fields) {

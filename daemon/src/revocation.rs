@@ -30,6 +30,9 @@ pub enum RevocationError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// There are more than nginx reads.
+    #[error("the revocations cannot be published: {0}")]
+    Document(#[from] jwt_core::RevocationError),
     /// The file for nginx. The database and this daemon have the revocation already.
     #[error("the file {} cannot be written: {source}; [jwks] revocation_file names another", path.display())]
     File {
@@ -81,9 +84,16 @@ impl Target {
     }
 }
 
-/// A set of revocations. Serialises as the document for nginx.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+/// A set of revocations, judged as nginx judges: by what the file says.
+#[derive(Debug, Default)]
 pub struct Revocations {
+    document: Bytes,
+    list: jwt_core::Revocations,
+}
+
+/// The document, as [`jwt_core::Revocations`] reads it.
+#[derive(Serialize)]
+struct Document {
     version: u8,
     token_id: BTreeMap<String, i64>,
     identifier: BTreeMap<String, (i64, i64)>,
@@ -92,8 +102,10 @@ pub struct Revocations {
 }
 
 impl Revocations {
-    fn of(rows: Vec<RevocationRow>) -> Self {
-        let mut set = Self { version: 1, ..Self::default() };
+    fn of(rows: Vec<RevocationRow>) -> Result<Self, jwt_core::RevocationError> {
+        let (token_id, key, kid) = Default::default();
+        let identifier = BTreeMap::new();
+        let mut set = Document { version: 1, token_id, identifier, key, kid };
         for RevocationRow { kind, value, before, until } in rows {
             match (kind.as_str(), before) {
                 ("token_id", _) => drop(set.token_id.insert(value, until)),
@@ -104,39 +116,24 @@ impl Revocations {
                 _ => {}
             }
         }
-        set
+        let document =
+            serde_json::to_vec(&set).expect("maps of texts and numbers always serialise");
+        Ok(Self { list: jwt_core::Revocations::parse(&document)?, document: document.into() })
     }
 
-    /// Whether the token is refused. A claim that is absent is never a reason, but for `iat`: without it
-    /// nobody knows that the token came after its identifier's revocation.
+    /// Whether the token is refused.
     pub fn refuses(&self, claims: &Claims) -> bool {
-        let is_in = |map: &BTreeMap<String, i64>, name: &str| {
-            claims.str(name).is_some_and(|value| map.contains_key(value.as_ref()))
-        };
-        let too_early = |name: &str| {
-            let entry = claims.str(name).and_then(|value| self.identifier.get(value.as_ref()));
-            entry.is_some_and(|(before, _)| claims.iat().is_none_or(|iat| iat < *before))
-        };
-        is_in(&self.token_id, "token_id")
-            || is_in(&self.token_id, "jti")
-            || too_early("identifier")
-            || too_early("sub")
-            || is_in(&self.key, "key")
-            || claims.header().kid().is_some_and(|kid| self.kid.contains_key(kid))
+        self.list.check(claims.set()).is_some()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.token_id.len() + self.identifier.len() + self.key.len() + self.kid.len()
+        self.list.len()
     }
 
     /// Whether nothing is refused.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn document(&self) -> Bytes {
-        serde_json::to_vec(self).expect("maps of texts and numbers always serialise").into()
+        self.list.is_empty()
     }
 }
 
@@ -223,8 +220,8 @@ impl RevocationList {
     /// [`RevocationError`].
     pub async fn reload(&self) -> Result<(), RevocationError> {
         let mut written = self.written.lock().await;
-        let set = Revocations::of(self.store.revocations().await?);
-        let document = set.document();
+        let set = Revocations::of(self.store.revocations().await?)?;
+        let document = set.document.clone();
         if *written == document {
             return Ok(());
         }
@@ -268,13 +265,13 @@ mod tests {
             before: *before,
             until: 9_000,
         };
-        Revocations::of(rows.iter().map(row).collect())
+        Revocations::of(rows.iter().map(row).collect()).unwrap()
     }
 
     #[test]
     fn the_document_is_the_one_that_nginx_reads() {
         assert_eq!(
-            String::from_utf8(set(&[]).document().to_vec()).unwrap(),
+            String::from_utf8(set(&[]).document.to_vec()).unwrap(),
             r#"{"version":1,"token_id":{},"identifier":{},"key":{},"kid":{}}"#
         );
         let set = set(&[
@@ -284,7 +281,7 @@ mod tests {
             ("kid", "s", None),
             ("later", "x", None),
         ]);
-        let document: Value = serde_json::from_slice(&set.document()).unwrap();
+        let document: Value = serde_json::from_slice(&set.document).unwrap();
         assert_eq!(
             document,
             json!({"version": 1, "token_id": {"t": 9_000}, "identifier": {"i": [5, 9_000]},

@@ -107,6 +107,11 @@ struct Register {
     #[arg(long, value_name = "UUID")]
     identifier: Option<Uuid>,
 
+    /// Each refresh token of this key is used once, and its use after that revokes what came of it. For clients
+    /// that take the next one from each answer; those of JWThenticator do not.
+    #[arg(long)]
+    rotate: bool,
+
     /// The key itself. Not recommended: other users of this machine can see the arguments of programs.
     #[arg(value_name = "KEY")]
     key: Option<String>,
@@ -177,7 +182,10 @@ async fn register(args: Register) -> anyhow::Result<ExitCode> {
         return Ok(usage_error("the key is empty; everybody knows that one"));
     }
     let identifier = args.identifier.unwrap_or_else(Uuid::new_v4);
-    let body = json!({"key": key.expose(), "identifier": identifier});
+    let mut body = json!({"key": key.expose(), "identifier": identifier});
+    if args.rotate {
+        body["rotate"] = true.into();
+    }
     let answer = server.post("/register_key", &body).await?;
     answer.expect(StatusCode::CREATED)?;
     // A key of the caller's own is not repeated: terminals and logs keep what they are shown.

@@ -8,6 +8,7 @@
 mod check;
 mod database_url;
 mod error;
+mod network;
 mod original;
 mod reader;
 mod value;
@@ -19,6 +20,7 @@ use std::time::Duration;
 pub use check::unsearchable_parent;
 pub use database_url::{DatabaseUrl, PostgresUrl, parse_database_url};
 pub use error::{ConfigError, Place};
+pub use network::Network;
 pub use original::StateOverrides;
 pub use reader::{Effective, Environment, VariableNote};
 pub use value::{
@@ -65,6 +67,9 @@ pub struct Jwthenticator {
     /// Life of an access token. Default 25 h: a client whose clock runs ahead must still find its
     /// token valid.
     pub jwt_lifetime: Duration,
+    /// Life of an access token for a key that rotates its refresh tokens: `jwt_lifetime` if that is set, else
+    /// 1 h.
+    pub rotating_jwt_lifetime: Duration,
     /// Life of a registered key, from each registration. Default 120 days.
     pub key_lifetime: Duration,
     /// Life of a refresh token. Default 60 days.
@@ -94,6 +99,17 @@ pub struct Jwthenticator {
     pub body_timeout: Duration,
     /// How long an answer may take. Default 15 s.
     pub handler_timeout: Duration,
+    /// Whose `X-Forwarded-For` is believed; Unix sockets always are. Default loopback.
+    pub trusted_proxies: Vec<Network>,
+    /// How often a client address may fail to authenticate in a minute, and before that at once. Default 10
+    /// and 20.
+    pub failures_per_minute: usize,
+    /// See `failures_per_minute`.
+    pub failure_burst: usize,
+    /// How often one key may fail in a minute. Default 5.
+    pub key_failures_per_minute: usize,
+    /// How long the refreshes of an address that has failed too often are put off at most. Default 5 s.
+    pub refresh_delay: Duration,
     /// Serves /authenticate, /refresh, /validate, /validate_request.
     pub external_api: bool,
     /// Serves /register_key, /is_key_registered.
@@ -305,6 +321,9 @@ fn read_jwthenticator(
     let (listen, internal_listen) = original::listeners(reader, warnings);
     let database_url = original::database_url(reader, data);
     let jwt_lifetime = original::lifetime(reader, "jwt_lifetime", "JWT_LEASE_TIME", 25 * HOUR);
+    let is_set = reader.is_set(SECTION, "jwt_lifetime")
+        || reader.environment().contains_key("JWT_LEASE_TIME");
+    let rotating_jwt_lifetime = if is_set { jwt_lifetime } else { HOUR };
     let key_lifetime = original::lifetime(reader, "key_lifetime", "KEY_EXPIRY", 120 * DAY);
     let refresh_lifetime =
         original::lifetime(reader, "refresh_lifetime", "REFRESH_TOKEN_EXPIRY", 60 * DAY);
@@ -333,6 +352,7 @@ fn read_jwthenticator(
         internal_listen,
         database_url,
         jwt_lifetime,
+        rotating_jwt_lifetime,
         key_lifetime,
         refresh_lifetime,
         refresh_requires_live_key: reader.take(SECTION, "refresh_requires_live_key", false),
@@ -347,9 +367,19 @@ fn read_jwthenticator(
         header_timeout: reader.take(SECTION, "header_timeout", Duration::from_secs(10)),
         body_timeout: reader.take(SECTION, "body_timeout", Duration::from_secs(10)),
         handler_timeout: reader.take(SECTION, "handler_timeout", Duration::from_secs(15)),
+        trusted_proxies: reader.take(SECTION, "trusted_proxies", loopback()),
+        failures_per_minute: reader.take(SECTION, "failures_per_minute", 10),
+        failure_burst: reader.take(SECTION, "failure_burst", 20),
+        key_failures_per_minute: reader.take(SECTION, "key_failures_per_minute", 5),
+        refresh_delay: reader.take(SECTION, "refresh_delay", Duration::from_secs(5)),
         external_api: !original::flag(reader, "DISABLE_EXTERNAL_API"),
         internal_api: !original::flag(reader, "DISABLE_INTERNAL_API"),
     };
+    // Longer, and the answer would come after its own deadline.
+    if section.refresh_delay * 2 > section.handler_timeout {
+        let text = "expected at most half of handler_timeout".into();
+        reader.problem_of(SECTION, "refresh_delay", text);
+    }
     // rel:T4: more than five minutes is no clock difference but a longer token life.
     if section.leeway > Duration::from_secs(300) {
         reader.problem_of(SECTION, "leeway", "expected at most \"300s\"".into());
@@ -367,6 +397,10 @@ fn read_jwthenticator(
         }
     }
     section
+}
+
+fn loopback() -> Vec<Network> {
+    ["127.0.0.0/8", "::1/128"].iter().filter_map(|text| Network::parse(text)).collect()
 }
 
 fn read_netunnel(reader: &mut Reader<'_>, data: &Path, leeway: Duration) -> Netunnel {

@@ -70,7 +70,8 @@ environment variable JWTUNNEL_NETUNNEL_AUTH: \"basic\": expected one of \"jwt\",
 t.toml:4: [jwthenticator] identty: unknown setting; did you mean identity? The settings here are \
 listen, internal_listen, database_url, jwt_lifetime, key_lifetime, refresh_lifetime, \
 standard_claims, issuer, refresh_requires_live_key, identity, audience, leeway, url_prefix, \
-body_limit, queue_limit, header_timeout, body_timeout, handler_timeout
+body_limit, queue_limit, header_timeout, body_timeout, handler_timeout, trusted_proxies, \
+failures_per_minute, failure_burst, key_failures_per_minute, refresh_delay
 t.toml:9: [netunel]: unknown section; the sections are [keys], [jwthenticator], [jwks], [netunnel]
 environment variable JWTUNNEL_KEYS_COLOUR: unknown setting; the settings here are directory, \
 algorithm, rsa_bits, announce_for, rotate_every, encryption_key_file"

@@ -1,6 +1,7 @@
 //! Answers, and the one place where errors become statuses.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -35,6 +36,8 @@ pub(super) enum ApiError {
     SlowBody,
     /// The request cannot be carried out as things are.
     Conflict(String),
+    /// The client has failed too often, and may try again after that time.
+    TooMany(Duration),
     /// A fault of ours that may pass.
     Unavailable,
 }
@@ -71,6 +74,13 @@ impl IntoResponse for ApiError {
             Self::Conflict(message) => {
                 let outcome = Outcome { result: false, message: Some(message) };
                 answer(StatusCode::CONFLICT, &outcome)
+            }
+            Self::TooMany(wait) => {
+                let mut response = empty(StatusCode::TOO_MANY_REQUESTS);
+                // A client that comes back to the second shall not be too early.
+                let seconds = HeaderValue::from(wait.as_secs() + 1);
+                response.headers_mut().insert(header::RETRY_AFTER, seconds);
+                response
             }
             Self::Unavailable => {
                 let mut response = empty(StatusCode::SERVICE_UNAVAILABLE);

@@ -10,11 +10,13 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
 use tracing::info;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::answer::{ApiError, answer};
 use super::{App, Peer, body};
-use crate::store::{KeyHash, RefreshToken};
+use crate::issuer::Grant;
+use crate::store::{KeyHash, RefreshToken, StoredKey};
 
 pub(super) async fn authenticate(
     State(app): State<Arc<App>>,
@@ -28,36 +30,20 @@ pub(super) async fn authenticate(
     };
     let hash = KeyHash::of(key.expose());
     drop(key);
+    let key = app.live_key(&hash, asserted, peer).await?;
     let now = app.clock.now();
-    let found = app.store.find_key(&hash).await.map_err(|error| app.unavailable(&error))?;
-    // Unknown and expired are one answer after the same work; only the log tells them apart.
-    let reason = match &found {
-        None => Some("unknown"),
-        Some(key) if key.revoked => Some("revoked"),
-        Some(key) if key.expires_at <= now => Some("expired"),
-        Some(_) => None,
-    };
-    let Some(key) = found.filter(|_| reason.is_none()) else {
-        info!(
-            event = "authenticate",
-            outcome = "denied",
-            reason,
-            ip = %peer,
-            ident = %asserted,
-            key_fp = hash.fingerprint()
-        );
-        return Err(ApiError::Refused);
-    };
     let identifier = app.identifier(&key, asserted);
     if !asserted.is_nil() && asserted != identifier {
         info!(event = "ident_mismatch", asserted = %asserted, ident = %identifier);
     }
-    let jwt = app.issuer.issue(identifier, key.public_id).await;
+    let token_id = Uuid::new_v4();
+    let grant = Grant { token_id, identifier, key: key.public_id.clone(), short: key.rotates };
+    let jwt = app.issuer.issue(grant).await;
     let jwt = jwt.map_err(|error| app.unavailable(&error))?;
     let refresh_token = new_refresh_token().map_err(|error| app.unavailable(&error))?;
     let expires_at = now + app.settings.refresh_lifetime;
     app.store
-        .insert_refresh_token(&RefreshToken::of(&refresh_token), key.id, now, expires_at)
+        .insert_refresh_token(&RefreshToken::of(&refresh_token), &key, token_id, now, expires_at)
         .await
         .map_err(|error| app.unavailable(&error))?;
     info!(
@@ -70,8 +56,47 @@ pub(super) async fn authenticate(
     Ok(answer(StatusCode::OK, &json!({"jwt": jwt, "refresh_token": *refresh_token})))
 }
 
+impl App {
+    /// The registered key with this digest, if it can be used now. `asserted` is for the log.
+    pub(super) async fn live_key(
+        &self,
+        hash: &KeyHash,
+        asserted: Uuid,
+        peer: Peer,
+    ) -> Result<StoredKey, ApiError> {
+        // Before the database is asked, so that guessing costs us nothing, and a lucky guess comes too late.
+        if let Some(wait) = self.limits.wait(peer, hash) {
+            let key_fp = hash.fingerprint();
+            info!(event = "authenticate", outcome = "denied", reason = "limited", ip = %peer, key_fp);
+            return Err(ApiError::TooMany(wait));
+        }
+        let now = self.clock.now();
+        let found = self.store.find_key(hash).await.map_err(|error| self.unavailable(&error))?;
+        // Unknown and expired are one answer after the same work; only the log tells them apart.
+        let reason = match &found {
+            None => Some("unknown"),
+            Some(key) if key.revoked => Some("revoked"),
+            Some(key) if key.expires_at <= now => Some("expired"),
+            Some(_) => None,
+        };
+        let Some(key) = found.filter(|_| reason.is_none()) else {
+            info!(
+                event = "authenticate",
+                outcome = "denied",
+                reason,
+                ip = %peer,
+                ident = %asserted,
+                key_fp = hash.fingerprint()
+            );
+            self.limits.failed(peer, Some(hash));
+            return Err(ApiError::Refused);
+        };
+        Ok(key)
+    }
+}
+
 /// 512 random bits in the original's form, 128 lower-case hex digits.
-fn new_refresh_token() -> Result<Zeroizing<String>, aws_lc_rs::error::Unspecified> {
+pub(super) fn new_refresh_token() -> Result<Zeroizing<String>, aws_lc_rs::error::Unspecified> {
     let mut bytes = Zeroizing::new([0; 64]);
     rand::fill(bytes.as_mut())?;
     Ok(Zeroizing::new(crate::store::hex(bytes.as_ref())))

@@ -18,6 +18,18 @@ const DISCARD: u64 = 8;
 
 /// Reads the body of `request`, which must be a JSON object.
 pub(super) async fn read(app: &App, request: Request<Body>) -> Result<Fields, ApiError> {
+    let (headers, bytes) = read_bytes(app, request).await?;
+    if !is_unicode(&headers) {
+        return Err(ApiError::NotJson);
+    }
+    Fields::parse(&bytes)
+}
+
+/// Reads the body of `request`, whatever it is.
+pub(super) async fn read_bytes(
+    app: &App,
+    request: Request<Body>,
+) -> Result<(HeaderMap, Bytes), ApiError> {
     let (parts, body) = request.into_parts();
     let limit = app.settings.body_limit.0;
     let reading = tokio::time::timeout(
@@ -25,10 +37,7 @@ pub(super) async fn read(app: &App, request: Request<Body>) -> Result<Fields, Ap
         collect(body, limit, declared_length(&parts.headers), expects_continue(&parts.headers)),
     );
     let bytes = reading.await.map_err(|_| ApiError::SlowBody)??;
-    if !is_unicode(&parts.headers) {
-        return Err(ApiError::NotJson);
-    }
-    Fields::parse(&bytes)
+    Ok((parts.headers, bytes))
 }
 
 async fn collect(

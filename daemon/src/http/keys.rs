@@ -23,9 +23,10 @@ pub(super) async fn register_key(
 ) -> Result<Response, ApiError> {
     refuse_browsers(&request)?;
     let mut fields = body::read(&app, request).await?;
-    let (key, identifier) = {
+    let ((key, identifier), rotates) = {
         let (key, identifier) = (fields.secret("key"), fields.uuid("identifier"));
-        fields.finish(key.zip(identifier))?
+        let rotates = fields.optional_flag("rotate");
+        fields.finish(key.zip(identifier).zip(rotates))?
     };
     let hash = KeyHash::of(key.expose());
     let is_weak = key.expose().chars().count() < WEAK_KEY;
@@ -34,7 +35,7 @@ pub(super) async fn register_key(
     let registration = app
         .store
         .hurried()
-        .register_key(&hash, identifier, now, now + app.settings.key_lifetime)
+        .register_key(&hash, identifier, rotates, now, now + app.settings.key_lifetime)
         .await
         .map_err(|error| app.unavailable(&error))?;
     if registration.revoked {

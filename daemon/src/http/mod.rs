@@ -7,8 +7,11 @@
 mod answer;
 mod authenticate;
 mod body;
+mod caller;
 mod jwks;
 mod keys;
+pub mod limits;
+mod oauth;
 mod refresh;
 mod revoke;
 mod rotate;
@@ -35,6 +38,7 @@ use crate::store::{Store, StoredKey};
 use crate::tunnel::Server;
 
 use answer::{ApiError, Done};
+use limits::Limits;
 
 /// What the handlers share.
 pub struct App {
@@ -50,6 +54,8 @@ pub struct App {
     pub revocations: Arc<RevocationList>,
     /// Where the channels of what is revoked are closed.
     pub tunnels: Arc<Server>,
+    /// How often clients may fail.
+    pub limits: Arc<Limits>,
     /// What time it is.
     pub clock: Clock,
     /// For faults of ours.
@@ -87,13 +93,21 @@ pub fn router(app: Arc<App>, routes: Routes) -> Router {
     let mut router = Router::new()
         .route(&path("/"), get(health))
         .route(&path("/health"), get(health))
-        .route(&path("/jwks"), get(jwks::jwks));
+        .route(&path("/jwks"), get(jwks::jwks))
+        .route(&path("/.well-known/jwks.json"), get(jwks::jwks));
     if routes != Routes::Internal && app.settings.external_api {
         router = router
             .route(&path("/authenticate"), post(authenticate::authenticate))
             .route(&path("/refresh"), post(refresh::refresh))
             .route(&path("/validate"), post(validate::validate))
-            .route(&path("/validate_request"), get(validate::validate_request));
+            .route(&path("/validate_request"), get(validate::validate_request))
+            .route(&path("/oauth2/token"), post(oauth::token))
+            .route(&path("/oauth2/introspect"), post(oauth::introspect))
+            .route(&path("/oauth2/revoke"), post(oauth::revoke));
+        if app.settings.issuer.is_some() {
+            let metadata = path("/.well-known/oauth-authorization-server");
+            router = router.route(&metadata, get(oauth::metadata));
+        }
     }
     if routes != Routes::Public && app.settings.internal_api {
         router = router
@@ -107,6 +121,7 @@ pub fn router(app: Arc<App>, routes: Routes) -> Router {
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::WrongMethod)
         .layer(middleware::from_fn_with_state(app.clone(), deadline))
+        .layer(middleware::from_fn_with_state(app.clone(), caller::identify))
         .with_state(app)
 }
 

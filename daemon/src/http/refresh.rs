@@ -1,6 +1,8 @@
-//! `POST /refresh`: a refresh token becomes a new access token. The refresh token stays as it is.
+//! `POST /refresh`: a refresh token becomes a new access token. The refresh token stays as it is, unless it
+//! was issued for a key that rotates them: then it is used up, and the answer has the next one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
@@ -8,11 +10,15 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
-use tracing::info;
+use tracing::{info, warn};
+use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::answer::{ApiError, answer};
+use super::authenticate::new_refresh_token;
 use super::{App, Peer, body};
-use crate::store::RefreshToken;
+use crate::issuer::Grant;
+use crate::store::{RefreshToken, Use, Used};
 
 pub(super) async fn refresh(
     State(app): State<Arc<App>>,
@@ -26,36 +32,116 @@ pub(super) async fn refresh(
     };
     let presented = RefreshToken::of(token.expose());
     drop(token);
-    let now = app.clock.now();
-    let found = app.store.find_refresh_token(&presented).await;
-    let found = found.map_err(|error| app.unavailable(&error))?;
-    let reason = match &found {
-        None => Some("unknown"),
-        Some(token) if token.key.revoked => Some("revoked"),
-        Some(token) if token.expires_at <= now => Some("expired"),
-        Some(token) if app.settings.refresh_requires_live_key && token.key.expires_at <= now => {
-            Some("key_expired")
+    let done = app.refresh(presented, asserted, None, peer).await?;
+    let successor = done.successor.as_ref().map(|token| token.as_str());
+    Ok(answer(StatusCode::OK, &json!({"jwt": done.jwt, "refresh_token": successor})))
+}
+
+/// What a refresh token has become.
+pub(super) struct Refreshed {
+    pub(super) jwt: String,
+    pub(super) lifetime: Duration,
+    /// The next refresh token, if the old one is used up.
+    pub(super) successor: Option<Zeroizing<String>>,
+}
+
+impl App {
+    /// Exchanges a refresh token. With `client`, the row of a key, it must have been issued for that one.
+    pub(super) async fn refresh(
+        &self,
+        presented: RefreshToken,
+        asserted: Uuid,
+        client: Option<i64>,
+        peer: Peer,
+    ) -> Result<Refreshed, ApiError> {
+        if let Some(delay) = self.limits.delay(peer) {
+            tokio::time::sleep(delay).await;
         }
-        Some(_) => None,
-    };
-    let key_fp = found.as_ref().map(|token| token.key.hash.fingerprint().to_owned());
-    let Some(token) = found.filter(|_| reason.is_none()) else {
-        info!(
-            event = "refresh",
-            outcome = "denied",
-            reason,
-            ip = %peer,
-            ident = %asserted,
-            key_fp
-        );
-        return Err(ApiError::Refused);
-    };
-    let identifier = app.identifier(&token.key, asserted);
-    if !asserted.is_nil() && asserted != identifier {
-        info!(event = "ident_mismatch", asserted = %asserted, ident = %identifier);
+        let now = self.clock.now();
+        let found = self.store.find_refresh_token(&presented).await;
+        let found = found.map_err(|error| self.unavailable(&error))?;
+        let reason = match &found {
+            None => Some("unknown"),
+            Some(token) if client.is_some_and(|client| client != token.key.id) => Some("foreign"),
+            Some(token) if token.key.revoked => Some("revoked"),
+            Some(token) if token.revoked => Some("used_up"),
+            Some(token) if token.expires_at <= now => Some("expired"),
+            Some(token)
+                if self.settings.refresh_requires_live_key && token.key.expires_at <= now =>
+            {
+                Some("key_expired")
+            }
+            Some(_) => None,
+        };
+        let key_fp = found.as_ref().map(|token| token.key.hash.fingerprint().to_owned());
+        let Some(token) = found.filter(|_| reason.is_none()) else {
+            info!(
+                event = "refresh",
+                outcome = "denied",
+                reason,
+                ip = %peer,
+                ident = %asserted,
+                key_fp
+            );
+            // Whoever has an old token has had a good one; whoever has none guesses.
+            if reason == Some("unknown") {
+                self.limits.failed(peer, None);
+            }
+            return Err(ApiError::Refused);
+        };
+        let identifier = self.identifier(&token.key, asserted);
+        if !asserted.is_nil() && asserted != identifier {
+            info!(event = "ident_mismatch", asserted = %asserted, ident = %identifier);
+        }
+        let rotates = token.key.rotates;
+        let token_id = Uuid::new_v4();
+        let grant = Grant { token_id, identifier, key: token.key.public_id, short: rotates };
+        let jwt = self.issuer.issue(grant).await;
+        let jwt = jwt.map_err(|error| self.unavailable(&error))?;
+        let successor = match rotates {
+            false => None,
+            // Signed before it is known whether it may be given out: what comes of the use is durable, so
+            // nothing may fail after it.
+            true => Some(self.rotate(presented, token_id, &peer, key_fp.as_deref()).await?),
+        };
+        info!(event = "refresh", outcome = "ok", ip = %peer, ident = %identifier, key_fp);
+        Ok(Refreshed { jwt, lifetime: self.issuer.lifetime(rotates), successor })
     }
-    let jwt = app.issuer.issue(identifier, token.key.public_id).await;
-    let jwt = jwt.map_err(|error| app.unavailable(&error))?;
-    info!(event = "refresh", outcome = "ok", ip = %peer, ident = %identifier, key_fp);
-    Ok(answer(StatusCode::OK, &json!({"jwt": jwt, "refresh_token": null})))
+
+    /// Uses up `token`; the successor.
+    async fn rotate(
+        &self,
+        token: RefreshToken,
+        access_id: Uuid,
+        peer: &Peer,
+        key_fp: Option<&str>,
+    ) -> Result<Zeroizing<String>, ApiError> {
+        let text = new_refresh_token().map_err(|error| self.unavailable(&error))?;
+        let (now, unix_now) = (self.clock.now(), self.clock.unix_now());
+        let change = Use {
+            token,
+            successor: RefreshToken::of(&text),
+            access_id,
+            now,
+            oldest: now - self.issuer.lifetime(true) - self.settings.leeway,
+            until: self.ring.last_token_ends(unix_now),
+        };
+        let used = self.store.use_refresh_token(change).await;
+        match used.map_err(|error| self.unavailable(&error))? {
+            Used::Rotated => return Ok(text),
+            Used::Refused => {
+                info!(event = "refresh", outcome = "denied", reason = "used_up", ip = %peer, key_fp);
+            }
+            Used::Reused => {
+                warn!(event = "refresh_reuse", outcome = "denied", ip = %peer, key_fp);
+                // Its access tokens are refused already in the database; who cannot be told now follows
+                // within a minute.
+                if let Err(error) = self.revocations.reload().await {
+                    self.unavailable(&error);
+                }
+                self.close_revoked();
+            }
+        }
+        Err(ApiError::Refused)
+    }
 }

@@ -88,6 +88,15 @@ impl Verdict {
 
 impl App {
     fn check_token(&self, token: &[u8]) -> Result<(), Verdict> {
+        self.live_claims(token).map(drop)
+    }
+
+    /// The claims of a token that is good now; `None` for every other.
+    pub(super) fn good_claims(&self, token: &[u8]) -> Option<Claims> {
+        self.live_claims(token).ok()
+    }
+
+    fn live_claims(&self, token: &[u8]) -> Result<Claims, Verdict> {
         let jws = self.verified(token).map_err(|error| Verdict::Refused(error.reason()))?;
         let now = self.clock.unix_now();
         let leeway = i64::try_from(self.settings.leeway.as_secs()).unwrap_or(i64::MAX);
@@ -104,7 +113,7 @@ impl App {
         if self.revocations.live().load().refuses(&claims) {
             return Err(Verdict::Refused("revoked"));
         }
-        Ok(())
+        Ok(claims)
     }
 
     /// The `token_id` of a token that one of our keys has signed, be it expired.

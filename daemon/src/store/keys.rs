@@ -51,6 +51,8 @@ pub struct StoredKey {
     pub public_id: Option<String>,
     /// Whether tokens carry what their request asserts, whatever is configured: rows of the original.
     pub asserted: bool,
+    /// Whether its refresh tokens are used once.
+    pub rotates: bool,
     /// No tokens for the key from then on.
     pub expires_at: SystemTime,
     /// Whether an administrator has revoked it, which is for good.
@@ -74,6 +76,7 @@ pub(super) struct KeyRow {
     identifier: Option<Id>,
     public_id: Option<String>,
     identity: Option<String>,
+    refresh_policy: Option<String>,
     key_expires_at: Option<Time>,
     revoked_at: Option<Time>,
 }
@@ -85,7 +88,7 @@ impl Store {
     /// [`StoreError`]; an absent key is none.
     pub async fn find_key(&self, hash: &KeyHash) -> Result<Option<StoredKey>, StoreError> {
         const QUERY: &str = "SELECT CAST(id AS BIGINT) AS key_id, key_hash, identifier, public_id, \
-                             identity, expires_at AS key_expires_at, revoked_at \
+                             identity, refresh_policy, expires_at AS key_expires_at, revoked_at \
                              FROM keys WHERE key_hash = $1 LIMIT 2";
         let rows: Vec<KeyRow> = self
             .patiently(async {
@@ -104,7 +107,8 @@ impl Store {
     }
 
     /// Registers a key, or extends it, unless it has been revoked. The first identifier holds; an expiry is
-    /// never brought forward.
+    /// never brought forward. With `rotates` its refresh tokens are used once from now on, which is never
+    /// taken back.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing is registered.
@@ -112,6 +116,7 @@ impl Store {
         &self,
         hash: &KeyHash,
         identifier: Uuid,
+        rotates: bool,
         now: SystemTime,
         expires_at: SystemTime,
     ) -> Result<Registration, StoreError> {
@@ -119,6 +124,7 @@ impl Store {
             hash: hash.clone(),
             identifier: Id(identifier),
             public_id: Uuid::new_v4().simple().to_string(),
+            refresh_policy: rotates.then_some("rotate"),
             now: Time(now),
             expires_at: Time(expires_at),
         })
@@ -130,6 +136,7 @@ struct Register {
     hash: KeyHash,
     identifier: Id,
     public_id: String,
+    refresh_policy: Option<&'static str>,
     now: Time,
     expires_at: Time,
 }
@@ -140,10 +147,11 @@ impl Change for Register {
     async fn apply(&self, connection: &mut Connection<'_>) -> Result<Registration, sqlx::Error> {
         // The first identifier and name hold.
         const UPSERT: &str = "INSERT INTO keys (key_hash, identifier, created, expires_at, \
-             public_id, identity) VALUES ($1, $2, $3, $4, $5, 'registered') \
+             public_id, identity, refresh_policy) VALUES ($1, $2, $3, $4, $5, 'registered', $6) \
              ON CONFLICT (key_hash) DO UPDATE SET expires_at = \
              CASE WHEN keys.revoked_at IS NOT NULL OR keys.expires_at > excluded.expires_at \
-             THEN keys.expires_at ELSE excluded.expires_at END \
+             THEN keys.expires_at ELSE excluded.expires_at END, \
+             refresh_policy = coalesce(excluded.refresh_policy, keys.refresh_policy) \
              RETURNING identifier, revoked_at";
         let (identifier, revoked_at): (Id, Option<Time>) = on!(connection, c => sqlx::query_as(UPSERT)
             .bind(self.hash.as_str())
@@ -151,6 +159,7 @@ impl Change for Register {
             .bind(self.now)
             .bind(self.expires_at)
             .bind(&self.public_id)
+            .bind(self.refresh_policy)
             .fetch_one(c))?;
         Ok(Registration { identifier: identifier.0, revoked: revoked_at.is_some() })
     }
@@ -168,6 +177,7 @@ impl TryFrom<KeyRow> for StoredKey {
             identifier: row.identifier.ok_or_else(malformed)?.0,
             public_id: row.public_id,
             asserted: row.identity.is_none(),
+            rotates: row.refresh_policy.as_deref() == Some("rotate"),
             expires_at: row.key_expires_at.ok_or_else(malformed)?.0,
             revoked: row.revoked_at.is_some(),
         })

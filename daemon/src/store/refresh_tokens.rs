@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::change::Change;
@@ -36,8 +37,13 @@ impl RefreshToken {
         Self { digest, clear: has_form.then(|| Zeroizing::new(token.to_owned())) }
     }
 
+    /// The stored form, where tokens are hashed.
+    pub(super) fn digest(&self) -> &str {
+        &self.digest
+    }
+
     /// The stored form of a database with clear tokens.
-    fn clear(&self) -> &str {
+    pub(super) fn clear(&self) -> &str {
         self.clear.as_ref().map_or(&self.digest, |clear| clear)
     }
 
@@ -63,6 +69,8 @@ impl fmt::Debug for RefreshToken {
 pub struct StoredRefreshToken {
     /// No access tokens for it from then on.
     pub expires_at: SystemTime,
+    /// Whether it was used up, or replaced, and its family ended.
+    pub revoked: bool,
     /// The key that it was issued for.
     pub key: StoredKey,
 }
@@ -72,6 +80,7 @@ struct TokenRow {
     id: i64,
     token: String,
     expires_at: Option<Time>,
+    token_revoked_at: Option<Time>,
     #[sqlx(flatten)]
     key: KeyRow,
 }
@@ -86,8 +95,8 @@ impl Store {
         token: &RefreshToken,
     ) -> Result<Option<StoredRefreshToken>, StoreError> {
         const QUERY: &str = "SELECT CAST(r.id AS BIGINT) AS id, r.token, r.expires_at, \
-             CAST(k.id AS BIGINT) AS key_id, k.key_hash, k.identifier, k.public_id, k.identity, \
-             k.expires_at AS key_expires_at, k.revoked_at \
+             r.revoked_at AS token_revoked_at, CAST(k.id AS BIGINT) AS key_id, k.key_hash, k.identifier, k.public_id, k.identity, \
+             k.refresh_policy, k.expires_at AS key_expires_at, k.revoked_at \
              FROM refresh_tokens r JOIN keys k ON k.id = r.key_id \
              WHERE r.token IN ($1, $2) LIMIT 2";
         let rows: Vec<TokenRow> = self
@@ -106,30 +115,46 @@ impl Store {
         }
         let malformed = StoreError::Malformed { table: "refresh_tokens", id: row.id };
         let expires_at = row.expires_at.ok_or(malformed)?.0;
-        Ok(Some(StoredRefreshToken { expires_at, key: row.key.try_into()? }))
+        let revoked = row.token_revoked_at.is_some();
+        Ok(Some(StoredRefreshToken { expires_at, revoked, key: row.key.try_into()? }))
     }
 
-    /// Stores a new refresh token of the key `key`, in the form that holds for the database.
+    /// Stores a new refresh token of the key `key`, in the form that holds for the database. `access_id` is
+    /// the `token_id` of the access token that is issued with it.
     ///
     /// # Errors
     /// [`StoreError`]; then the token must not be given out.
     pub async fn insert_refresh_token(
         &self,
         token: &RefreshToken,
-        key: i64,
+        key: &StoredKey,
+        access_id: Uuid,
         now: SystemTime,
         expires_at: SystemTime,
     ) -> Result<(), StoreError> {
-        let (now, expires_at) = (Time(now), Time(expires_at));
-        self.write(Insert { token: token.clone(), key, now, expires_at }).await
+        self.write(Insert {
+            token: token.clone(),
+            key: key.id,
+            now: Time(now),
+            expires_at: Time(expires_at),
+            family: None,
+            parent: None,
+            // Needed only where a family can end.
+            access_id: key.rotates.then(|| access_id.to_string()),
+        })
+        .await
     }
 }
 
-struct Insert {
-    token: RefreshToken,
-    key: i64,
-    now: Time,
-    expires_at: Time,
+/// A new row.
+pub(super) struct Insert {
+    pub(super) token: RefreshToken,
+    pub(super) key: i64,
+    pub(super) now: Time,
+    pub(super) expires_at: Time,
+    pub(super) family: Option<i64>,
+    pub(super) parent: Option<i64>,
+    pub(super) access_id: Option<String>,
 }
 
 impl Change for Insert {
@@ -138,16 +163,21 @@ impl Change for Insert {
     async fn apply(&self, connection: &mut Connection<'_>) -> Result<(), sqlx::Error> {
         // The form is looked up where it is used: hardening, in one transaction with the change of form,
         // then misses no token, whichever daemon issues it.
-        const INSERT: &str = "INSERT INTO refresh_tokens (token, key_id, created, expires_at) \
+        const INSERT: &str = "INSERT INTO refresh_tokens \
+             (token, key_id, created, expires_at, family, parent, access_id) \
              SELECT CASE WHEN EXISTS (SELECT 1 FROM jwtunnel_settings \
-             WHERE name = 'refresh_tokens' AND value = 'clear') THEN $1 ELSE $2 END, $3, $4, $5";
+             WHERE name = 'refresh_tokens' AND value = 'clear') THEN $1 ELSE $2 END, \
+             $3, $4, $5, $6, $7, $8";
         on!(connection, c => async {
             let query = sqlx::query(INSERT)
                 .bind(self.token.clear())
                 .bind(&self.token.digest)
                 .bind(self.key)
                 .bind(self.now)
-                .bind(self.expires_at);
+                .bind(self.expires_at)
+                .bind(self.family)
+                .bind(self.parent)
+                .bind(&self.access_id);
             query.execute(c).await.map(drop)
         })
     }

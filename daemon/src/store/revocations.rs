@@ -86,7 +86,10 @@ impl Change for Revoke {
     }
 }
 
-async fn insert(connection: &mut Connection<'_>, row: &RevocationRow) -> Result<(), sqlx::Error> {
+pub(super) async fn insert(
+    connection: &mut Connection<'_>,
+    row: &RevocationRow,
+) -> Result<(), sqlx::Error> {
     // A second revocation never takes anything back.
     const UPSERT: &str = "INSERT INTO jwtunnel_revocations (kind, value, before, until) \
         VALUES ($1, $2, $3, $4) ON CONFLICT (kind, value) DO UPDATE SET \
@@ -101,7 +104,7 @@ async fn insert(connection: &mut Connection<'_>, row: &RevocationRow) -> Result<
 }
 
 /// Tells other daemons, once this is durable.
-async fn tell(connection: &mut Connection<'_>) -> Result<(), sqlx::Error> {
+pub(super) async fn tell(connection: &mut Connection<'_>) -> Result<(), sqlx::Error> {
     let Connection::Postgres(connection) = connection else { return Ok(()) };
     let notify = sqlx::query("SELECT pg_notify($1, 'revocations')").bind(CHANNEL);
     notify.execute(&mut **connection).await.map(drop)

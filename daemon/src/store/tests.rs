@@ -104,6 +104,8 @@ on_both_engines! {
     i1_no_secret_is_in_the_database,
     a_digest_from_a_copy_is_no_refresh_token,
     what_was_written_is_there_after_reopening,
+    i5_families_behave_as_their_model,
+    i6_uses_at_the_same_time_leave_one_successor,
     revocations_are_never_taken_back_and_go_when_they_are_over,
     f13_a_newer_schema_is_refused,
     f13_tables_of_another_program_are_refused,
@@ -114,7 +116,7 @@ async fn t6_registering_again_extends_and_keeps_the_first_identifier(place: Plac
     let (hash, first, second) = (KeyHash::of("k"), Uuid::new_v4(), Uuid::new_v4());
     assert!(store.find_key(&hash).await.unwrap().is_none());
     for (identifier, expires, then) in [(first, 100, 100), (second, 200, 200), (second, 150, 200)] {
-        let done = store.register_key(&hash, identifier, at(1), at(expires)).await.unwrap();
+        let done = store.register_key(&hash, identifier, false, at(1), at(expires)).await.unwrap();
         assert_eq!(done.identifier, first);
         let key = store.find_key(&hash).await.unwrap().unwrap();
         assert_eq!((key.identifier, key.expires_at), (first, at(then)));
@@ -129,7 +131,11 @@ async fn i9_simultaneous_registrations_all_succeed_and_make_one_row(place: Place
         .map(|_| {
             let (store, hash) = (store.clone(), hash.clone());
             tokio::spawn(async move {
-                store.register_key(&hash, Uuid::new_v4(), at(1), at(2)).await.unwrap().identifier
+                store
+                    .register_key(&hash, Uuid::new_v4(), false, at(1), at(2))
+                    .await
+                    .unwrap()
+                    .identifier
             })
         })
         .collect();
@@ -146,10 +152,13 @@ async fn t40_rows_have_the_originals_forms(place: Place) {
     let hash = KeyHash::of("k");
     let identifier = Uuid::from_u128(0xABCD);
     let expires = at(1_700_000_000) + Duration::from_micros(1_234);
-    store.register_key(&hash, identifier, at(1), expires).await.unwrap();
+    store.register_key(&hash, identifier, false, at(1), expires).await.unwrap();
     let key = store.find_key(&hash).await.unwrap().unwrap();
     assert_eq!(key.expires_at, expires);
-    store.insert_refresh_token(&RefreshToken::of(TOKEN), key.id, at(1), at(2)).await.unwrap();
+    store
+        .insert_refresh_token(&RefreshToken::of(TOKEN), &key, Uuid::nil(), at(1), at(2))
+        .await
+        .unwrap();
     let row =
         place.text("SELECT identifier || ' ' || created || ' ' || expires_at FROM keys").await;
     let token = place.text("SELECT created || ' ' || expires_at FROM refresh_tokens").await;
@@ -176,18 +185,21 @@ async fn t40_rows_have_the_originals_forms(place: Place) {
 async fn i1_no_secret_is_in_the_database(place: Place) {
     let store = place.open().await;
     assert_eq!(store.token_form().await.unwrap(), TokenForm::Hashed);
-    let key = "canary-key-7f3a";
-    let hash = KeyHash::of(key);
-    store.register_key(&hash, Uuid::new_v4(), at(1), at(2)).await.unwrap();
-    let id = store.find_key(&hash).await.unwrap().unwrap().id;
-    store.insert_refresh_token(&RefreshToken::of(TOKEN), id, at(1), at(2)).await.unwrap();
+    let secret_key = "canary-key-7f3a";
+    let hash = KeyHash::of(secret_key);
+    store.register_key(&hash, Uuid::new_v4(), false, at(1), at(2)).await.unwrap();
+    let key = store.find_key(&hash).await.unwrap().unwrap();
+    store
+        .insert_refresh_token(&RefreshToken::of(TOKEN), &key, Uuid::nil(), at(1), at(2))
+        .await
+        .unwrap();
     let found = store.find_refresh_token(&RefreshToken::of(TOKEN)).await.unwrap().unwrap();
-    assert_eq!((found.key.id, found.expires_at), (id, at(2)));
+    assert_eq!((found.key.id, found.expires_at), (key.id, at(2)));
     for other in ["x", "", "with\0nul", &TOKEN.to_uppercase(), &TOKEN[1..]] {
         assert!(store.find_refresh_token(&RefreshToken::of(other)).await.unwrap().is_none());
     }
     let bytes = place.bytes();
-    for secret in [key, TOKEN] {
+    for secret in [secret_key, TOKEN] {
         assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
     }
 }
@@ -195,9 +207,12 @@ async fn i1_no_secret_is_in_the_database(place: Place) {
 async fn a_digest_from_a_copy_is_no_refresh_token(place: Place) {
     let store = place.open().await;
     let hash = KeyHash::of("k");
-    store.register_key(&hash, Uuid::new_v4(), at(1), at(2)).await.unwrap();
-    let id = store.find_key(&hash).await.unwrap().unwrap().id;
-    store.insert_refresh_token(&RefreshToken::of(TOKEN), id, at(1), at(2)).await.unwrap();
+    store.register_key(&hash, Uuid::new_v4(), false, at(1), at(2)).await.unwrap();
+    let key = store.find_key(&hash).await.unwrap().unwrap();
+    store
+        .insert_refresh_token(&RefreshToken::of(TOKEN), &key, Uuid::nil(), at(1), at(2))
+        .await
+        .unwrap();
     let stored = place.text("SELECT token FROM refresh_tokens").await;
     assert!(stored.starts_with("h1$"), "{stored}");
     assert!(store.find_refresh_token(&RefreshToken::of(&stored)).await.unwrap().is_none());
@@ -206,11 +221,156 @@ async fn a_digest_from_a_copy_is_no_refresh_token(place: Place) {
 async fn what_was_written_is_there_after_reopening(place: Place) {
     let hash = KeyHash::of("k");
     let store = place.open().await;
-    store.register_key(&hash, Uuid::new_v4(), at(1), at(2)).await.unwrap();
+    store.register_key(&hash, Uuid::new_v4(), false, at(1), at(2)).await.unwrap();
     drop(store);
     let store = place.open().await;
     assert!(store.find_key(&hash).await.unwrap().is_some());
     assert!(!store.was_adopted());
+}
+
+/// A token of a family as the requirement describes it.
+#[derive(Clone)]
+struct Member {
+    text: String,
+    parent: Option<usize>,
+    used_at: Option<u64>,
+    dead: bool,
+}
+
+/// What using `index` at `now` must lead to; changes the model.
+fn use_model(members: &mut [Member], index: usize, now: u64) -> Used {
+    if members[index].dead {
+        return Used::Refused;
+    }
+    let children: Vec<usize> =
+        (0..members.len()).filter(|i| members[*i].parent == Some(index)).collect();
+    if let Some(used_at) = members[index].used_at {
+        let succeeded = children.iter().any(|i| members[*i].used_at.is_some());
+        if now > used_at + 10 || succeeded {
+            members.iter_mut().for_each(|member| member.dead = true);
+            return Used::Reused;
+        }
+    }
+    for child in children {
+        members[child].dead = true;
+    }
+    members[index].used_at.get_or_insert(now);
+    Used::Rotated
+}
+
+fn token_text(number: u64) -> String {
+    format!("{number:0128x}")
+}
+
+fn use_of(token: &str, successor: &str, access_id: Uuid, now: u64) -> Use {
+    Use {
+        token: RefreshToken::of(token),
+        successor: RefreshToken::of(successor),
+        access_id,
+        now: at(now),
+        oldest: at(0),
+        until: 1_000_000,
+    }
+}
+
+async fn rotating_key(store: &Store) -> StoredKey {
+    let hash = KeyHash::of("k");
+    store.register_key(&hash, Uuid::new_v4(), true, at(1), at(2)).await.unwrap();
+    // Rotation is never taken back by a registration that does not ask for it.
+    store.register_key(&hash, Uuid::new_v4(), false, at(1), at(2)).await.unwrap();
+    let key = store.find_key(&hash).await.unwrap().unwrap();
+    assert!(key.rotates);
+    key
+}
+
+async fn i5_families_behave_as_their_model(place: Place) {
+    let store = place.open().await;
+    let key = rotating_key(&store).await;
+    // Reproducible, and different in each family.
+    let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut random = |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    let (mut next, mut seen) = (0, [0; 3]);
+    for family in 0..40_u64 {
+        let mut now = 1_000 * (family + 1);
+        let end = now + 500;
+        let text = token_text(next);
+        next += 1;
+        let access = Uuid::new_v4();
+        let token = RefreshToken::of(&text);
+        store.insert_refresh_token(&token, &key, access, at(now), at(end)).await.unwrap();
+        let mut members = vec![Member { text, parent: None, used_at: None, dead: false }];
+        let mut issued = vec![access];
+        for _ in 0..12 {
+            now += [0, 1, 5, 11][random(4) as usize];
+            // Mostly the newest, sometimes any: a retry, a lost answer, a thief.
+            let newest = members.len() as u64 - 1;
+            let index = if random(3) == 0 { random(newest + 1) } else { newest } as usize;
+            let (successor, access) = (token_text(next), Uuid::new_v4());
+            next += 1;
+            let expected = use_model(&mut members, index, now);
+            let change = use_of(&members[index].text, &successor, access, now);
+            let used = store.use_refresh_token(change).await.unwrap();
+            assert_eq!(used, expected, "family {family}, member {index} at {now}");
+            seen[used as usize] += 1;
+            if used == Used::Rotated {
+                let parent = Some(index);
+                members.push(Member { text: successor, parent, used_at: None, dead: false });
+                issued.push(access);
+            }
+            for member in &members {
+                let found =
+                    store.find_refresh_token(&RefreshToken::of(&member.text)).await.unwrap();
+                let found = found.unwrap();
+                assert_eq!(found.revoked, member.dead);
+                assert_eq!(found.expires_at, at(end), "the end of a family is never extended");
+            }
+            let live = members.iter().filter(|m| !m.dead && m.used_at.is_none()).count();
+            assert!(live <= 1, "two live tokens");
+        }
+        let revoked = store.revocations().await.unwrap();
+        let is_revoked = |id: &Uuid| revoked.iter().any(|row| row.value == id.to_string());
+        let ended = members.iter().all(|member| member.dead);
+        assert!(issued.iter().all(|id| is_revoked(id) == ended), "the family's access tokens");
+        let newest = &members.last().unwrap().text;
+        let late = store.use_refresh_token(use_of(newest, &token_text(next), access, end)).await;
+        assert_eq!(late.unwrap(), Used::Refused, "expired");
+    }
+    assert!(seen.iter().all(|count| *count >= 10), "each outcome was seen: {seen:?}");
+}
+
+async fn i6_uses_at_the_same_time_leave_one_successor(place: Place) {
+    // Two daemons, if the engine lets them share.
+    let stores = match place {
+        Place::Sqlite(_) => vec![place.open().await],
+        Place::Postgres(_) => vec![place.open().await, place.open().await],
+    };
+    let key = rotating_key(&stores[0]).await;
+    for round in 0..10_u64 {
+        let first = token_text(round * 1_000);
+        let token = RefreshToken::of(&first);
+        stores[0].insert_refresh_token(&token, &key, Uuid::nil(), at(5), at(99)).await.unwrap();
+        let uses = (1..=100_u64).map(|n| {
+            let change = use_of(&first, &token_text(round * 1_000 + n), Uuid::new_v4(), 10);
+            let store = stores[n as usize % stores.len()].clone();
+            async move { store.use_refresh_token(change).await }
+        });
+        let used = futures_util::future::join_all(uses).await;
+        for used in used {
+            assert_eq!(used.unwrap(), Used::Rotated, "all within the time for retries");
+        }
+        let live = place
+            .text(
+                "SELECT CAST(count(*) AS TEXT) FROM refresh_tokens \
+                 WHERE used_at IS NULL AND revoked_at IS NULL",
+            )
+            .await;
+        assert_eq!(live, (round + 1).to_string(), "one for each family");
+    }
 }
 
 async fn revocations_are_never_taken_back_and_go_when_they_are_over(place: Place) {
@@ -233,11 +393,11 @@ async fn revocations_are_never_taken_back_and_go_when_they_are_over(place: Place
     assert_eq!(store.revocations().await.unwrap(), [row("identifier", Some(9), 90)]);
     // A revoked key stays revoked, whatever is registered later.
     let hash = KeyHash::of("k");
-    store.register_key(&hash, Uuid::new_v4(), at(1), at(9)).await.unwrap();
+    store.register_key(&hash, Uuid::new_v4(), false, at(1), at(9)).await.unwrap();
     let selector = KeySelector::Hash(hash.clone());
     let keys = store.revoke_keys(selector.clone(), at(2), |_| Vec::new()).await.unwrap();
     assert_eq!((keys.len(), keys[0].fingerprint.as_str()), (1, hash.fingerprint()));
-    assert!(store.register_key(&hash, Uuid::new_v4(), at(3), at(99)).await.unwrap().revoked);
+    assert!(store.register_key(&hash, Uuid::new_v4(), false, at(3), at(99)).await.unwrap().revoked);
     let key = store.find_key(&hash).await.unwrap().unwrap();
     assert_eq!((key.revoked, key.expires_at), (true, at(2)));
 }
@@ -286,11 +446,11 @@ async fn f12_a_postgresql_that_is_away_is_a_fault_in_time_and_the_pool_heals_by_
     let place = Place::Postgres(server::Database::on(server.clone()));
     let store = place.open().await;
     let hash = KeyHash::of("k");
-    store.register_key(&hash, Uuid::new_v4(), at(1), at(2)).await.unwrap();
+    store.register_key(&hash, Uuid::new_v4(), false, at(1), at(2)).await.unwrap();
     server.stop();
     let started = std::time::Instant::now();
     store.hurried().find_key(&hash).await.unwrap_err();
-    store.hurried().register_key(&hash, Uuid::new_v4(), at(1), at(2)).await.unwrap_err();
+    store.hurried().register_key(&hash, Uuid::new_v4(), false, at(1), at(2)).await.unwrap_err();
     assert!(
         started.elapsed() < Duration::from_secs(6),
         "two seconds each: {:?}",
@@ -303,7 +463,7 @@ async fn f12_a_postgresql_that_is_away_is_a_fault_in_time_and_the_pool_heals_by_
     });
     tokio::task::spawn_blocking(move || server.resume()).await.unwrap();
     assert!(waiting.await.unwrap().unwrap().is_some());
-    store.hurried().register_key(&hash, Uuid::new_v4(), at(1), at(3)).await.unwrap();
+    store.hurried().register_key(&hash, Uuid::new_v4(), false, at(1), at(3)).await.unwrap();
 }
 
 #[tokio::test]
@@ -345,11 +505,11 @@ async fn f11_a_locked_database_fails_after_its_timeout_and_recovers() {
     let mut other = SqliteConnection::connect_with(&options).await.unwrap();
     sqlx::query("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
     let started = std::time::Instant::now();
-    let result = store.register_key(&hash, Uuid::new_v4(), at(1), at(2)).await;
+    let result = store.register_key(&hash, Uuid::new_v4(), false, at(1), at(2)).await;
     assert!(matches!(result, Err(StoreError::Write)));
     assert!(started.elapsed() >= Duration::from_secs(4), "it waited for the lock");
     // Reading goes on meanwhile.
     assert!(store.find_key(&hash).await.unwrap().is_none());
     sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
-    store.register_key(&hash, Uuid::new_v4(), at(1), at(2)).await.unwrap();
+    store.register_key(&hash, Uuid::new_v4(), false, at(1), at(2)).await.unwrap();
 }
