@@ -1,0 +1,318 @@
+//! The result: a table for readers, JSON for programs.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use crate::conditions::Conditions;
+use crate::rounds::{Round, Row, Sample};
+use crate::statistics::{Budget, Quartiles, Verdict};
+
+/// Collects rows and prints them at the end.
+#[derive(Debug)]
+pub(crate) struct Report {
+    conditions: Conditions,
+    lines: Vec<Line>,
+    legs: Vec<LegLine>,
+}
+
+/// What a row's numbers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Ratio,
+    Kib,
+    Instructions,
+}
+
+#[derive(Debug)]
+struct Line {
+    id: String,
+    title: String,
+    unit: Unit,
+    result: Measured,
+}
+
+#[derive(Debug)]
+enum Measured {
+    Values {
+        values: Vec<f64>,
+        quartiles: Quartiles,
+        by_cpu: Option<f64>,
+        budget: Option<Budget>,
+    },
+    /// Not measured, and why.
+    Absent(String),
+}
+
+#[derive(Debug)]
+struct LegLine {
+    group: String,
+    name: &'static str,
+    rate: Quartiles,
+    cpu: f64,
+    server: f64,
+    generator: f64,
+}
+
+impl Report {
+    pub(crate) fn new(conditions: Conditions) -> Self {
+        Self { conditions, lines: Vec::new(), legs: Vec::new() }
+    }
+
+    /// Adds the rows of a group with the legs that they were computed from.
+    pub(crate) fn add_rounds(
+        &mut self,
+        group: &str,
+        legs: &[&'static str],
+        rows: &[Row],
+        rounds: &[Round],
+    ) -> Result<()> {
+        for name in legs {
+            let samples: Vec<Sample> =
+                rounds.iter().filter_map(|round| round.sample(name)).collect();
+            let median = |value: fn(&Sample) -> f64| {
+                let values: Vec<f64> = samples.iter().map(value).collect();
+                Quartiles::of(&values).with_context(|| format!("{group}, {name}: no numbers"))
+            };
+            self.legs.push(LegLine {
+                group: group.to_owned(),
+                name,
+                rate: median(|sample| sample.rate)?,
+                cpu: median(|sample| sample.cpu_per_operation)?.median,
+                server: median(|sample| sample.server)?.median,
+                generator: median(|sample| sample.generator)?.median,
+            });
+        }
+        for row in rows {
+            let values: Vec<f64> = rounds.iter().map(|round| (row.value)(round)).collect();
+            let by_cpu: Vec<f64> =
+                rounds.iter().map(|round| (row.value)(&round.by_cpu())).collect();
+            let by_cpu = Quartiles::of(&by_cpu).map(|quartiles| quartiles.median);
+            self.add(row.id, &row.title, Unit::Ratio, values, by_cpu, row.budget)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a number that is no ratio of legs.
+    pub(crate) fn add_value(
+        &mut self,
+        id: &str,
+        title: &str,
+        unit: Unit,
+        value: f64,
+        budget: Option<Budget>,
+    ) -> Result<()> {
+        self.add(id, title, unit, vec![value], None, budget)
+    }
+
+    /// Adds a row that could not be measured.
+    pub(crate) fn add_absent(&mut self, id: &str, title: &str, reason: &str) {
+        self.lines.push(Line {
+            id: id.to_owned(),
+            title: title.to_owned(),
+            unit: Unit::Ratio,
+            result: Measured::Absent(reason.to_owned()),
+        });
+    }
+
+    fn add(
+        &mut self,
+        id: &str,
+        title: &str,
+        unit: Unit,
+        values: Vec<f64>,
+        by_cpu: Option<f64>,
+        budget: Option<Budget>,
+    ) -> Result<()> {
+        let quartiles = Quartiles::of(&values).with_context(|| format!("{id}: no numbers"))?;
+        self.lines.push(Line {
+            id: id.to_owned(),
+            title: title.to_owned(),
+            unit,
+            result: Measured::Values { values, quartiles, by_cpu, budget },
+        });
+        Ok(())
+    }
+
+    /// To be called when all is measured.
+    pub(crate) fn finish(&mut self) {
+        self.conditions.finish();
+    }
+
+    /// How many budgets are missed.
+    pub(crate) fn missed(&self) -> usize {
+        self.lines.iter().filter(|line| line.verdict() == Some(Verdict::Missed)).count()
+    }
+
+    /// Prints the table.
+    pub(crate) fn print(&self) {
+        line("");
+        for (name, value) in self.conditions.entries() {
+            line(&format!("{:<20} {value}", format!("{name}:")));
+        }
+        if !self.legs.is_empty() {
+            line("");
+            line(&format!(
+                "{:<9} {:<20} {:>10}  {:>10}  {:>8}  {:>9}",
+                "group", "leg", "per second", "CPU us/op", "server", "generator"
+            ));
+            for leg in &self.legs {
+                line(&format!(
+                    "{:<9} {:<20} {:>10.0}  {:>10.2}  {:>6.0} %  {:>7.0} %{}",
+                    leg.group,
+                    leg.name,
+                    leg.rate.median,
+                    leg.cpu * 1e6,
+                    leg.server * 100.0,
+                    leg.generator * 100.0,
+                    leg.remark()
+                ));
+            }
+        }
+        line("");
+        line(&format!(
+            "{:<20} {:<60} {:>8}  {:>17}  {:>7}  {:>9}",
+            "row", "what", "median", "quartiles", "by CPU", "budget"
+        ));
+        for entry in &self.lines {
+            entry.print();
+        }
+        line("");
+        line(
+            "\"by CPU\" is the same ratio from CPU per operation, which suffers less when the cores are shared.",
+        );
+        let missed = self.missed();
+        if missed > 0 {
+            line(&format!("budgets MISSED: {missed} (the upper quartile is on the wrong side)"));
+        } else {
+            line("no budget is missed");
+        }
+        if self.conditions.quick {
+            line("QUICK=1: this is no result; it only shows that the benchmark runs");
+        }
+    }
+
+    /// Writes the JSON.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let json = json!({
+            "conditions": self.conditions.to_json(),
+            "quick": self.conditions.quick,
+            "missed": self.missed(),
+            "legs": self.legs.iter().map(LegLine::to_json).collect::<Vec<_>>(),
+            "rows": self.lines.iter().map(Line::to_json).collect::<Vec<_>>(),
+        });
+        let text = serde_json::to_string_pretty(&json)? + "\n";
+        fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
+    }
+}
+
+impl LegLine {
+    fn remark(&self) -> &'static str {
+        if self.generator > 0.9 {
+            "  the generator was the limit"
+        } else if self.server < 0.9 {
+            "  the server was not alone on its core, or not loaded"
+        } else {
+            ""
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "group": self.group,
+            "leg": self.name,
+            "per_second": {"lower": self.rate.lower, "median": self.rate.median, "upper": self.rate.upper},
+            "cpu_seconds_per_operation": self.cpu,
+            "server_cores": self.server,
+            "generator_cores": self.generator,
+        })
+    }
+}
+
+impl Line {
+    fn verdict(&self) -> Option<Verdict> {
+        match &self.result {
+            Measured::Values { quartiles, budget, .. } => {
+                budget.map(|budget| budget.verdict(*quartiles))
+            }
+            Measured::Absent(_) => None,
+        }
+    }
+
+    fn print(&self) {
+        let (quartiles, by_cpu, budget, count) = match &self.result {
+            Measured::Absent(reason) => {
+                line(&format!("{:<20} {:<60} {reason}", self.id, self.title));
+                return;
+            }
+            Measured::Values { quartiles, by_cpu, budget, values } => {
+                (quartiles, by_cpu, budget, values.len())
+            }
+        };
+        let number = |value: f64| match self.unit {
+            Unit::Ratio => format!("{value:.3}"),
+            Unit::Kib => format!("{:.0} KiB", value / 1024.0),
+            Unit::Instructions => format!("{value:.0}"),
+        };
+        let range = if count > 1 {
+            format!("{} to {}", number(quartiles.lower), number(quartiles.upper))
+        } else {
+            String::new()
+        };
+        let budget = match budget {
+            Some(Budget::AtLeast(limit)) => format!(">= {}", number(*limit)),
+            Some(Budget::AtMost(limit)) => format!("<= {}", number(*limit)),
+            None => String::new(),
+        };
+        let verdict = match self.verdict() {
+            Some(Verdict::Met) => "  met",
+            Some(Verdict::Missed) => "  MISSED",
+            None => "",
+        };
+        let by_cpu = by_cpu.map(number).unwrap_or_default();
+        let text = format!(
+            "{:<20} {:<60} {:>8}  {range:>17}  {by_cpu:>7}  {budget:>9}{verdict}",
+            self.id,
+            self.title,
+            number(quartiles.median)
+        );
+        line(text.trim_end());
+    }
+
+    fn to_json(&self) -> Value {
+        let unit = match self.unit {
+            Unit::Ratio => "ratio",
+            Unit::Kib => "bytes",
+            Unit::Instructions => "instructions",
+        };
+        match &self.result {
+            Measured::Absent(reason) => {
+                json!({"id": self.id, "title": self.title, "absent": reason})
+            }
+            Measured::Values { values, quartiles, by_cpu, budget } => json!({
+                "id": self.id,
+                "title": self.title,
+                "unit": unit,
+                "median": quartiles.median,
+                "lower_quartile": quartiles.lower,
+                "upper_quartile": quartiles.upper,
+                "by_cpu": by_cpu,
+                "budget": budget.map(|budget| match budget {
+                    Budget::AtLeast(limit) => json!({"at_least": limit}),
+                    Budget::AtMost(limit) => json!({"at_most": limit}),
+                }),
+                "missed": self.verdict().map(|verdict| verdict == Verdict::Missed),
+                "values": values,
+            }),
+        }
+    }
+}
+
+/// Writes a line to standard output.
+pub(crate) fn line(text: &str) {
+    // A reader that has gone, such as `head`, is no reason to end without the JSON.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
