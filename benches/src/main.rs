@@ -64,6 +64,5 @@ fn run(options: &RunOptions) -> Result<ExitCode> {
     report.print();
     report.write(&options.json)?;
     say(&format!("the same as JSON: {}", options.json.display()));
-    let missed = report.missed();
-    Ok(if options.strict && missed > 0 { ExitCode::from(1) } else { ExitCode::SUCCESS })
+    Ok(if options.strict && !report.is_good() { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }

@@ -373,36 +373,26 @@ fn instructions(
 ) -> Result<()> {
     fs::create_dir_all(&options.profiles)
         .with_context(|| format!("can't make {}", options.profiles.display()))?;
-    let rs256 = keys.token(Algorithm::Rs256);
-    let mut count = |kind: Kind, name: &str, title: &str, open: bool, token: &Path| -> Result<()> {
+    let mut count = |kind: Kind, name: &str, open: bool, token: &Path| -> Result<()> {
         say(&format!("instructions: {name}"));
         let url = |running: &Running| if open { running.open() } else { running.protected() };
         let found = callgrind::instructions(nginx, kind, name, url, token, &options.profiles)?;
-        let id = format!("instructions, {name}");
-        report.add_value(&id, title, Unit::Instructions, found, None)
+        let title = format!("per request: {}", name.replace('-', " "));
+        report.add_value("instructions", &title, Unit::Instructions, found, None)
     };
-    count(
-        Kind::Plain,
-        "plain",
-        "instructions per request: nginx without the module",
-        true,
-        &rs256,
-    )?;
-    count(Kind::Uncached, "unprotected", "instructions per request: unprotected", true, &rs256)?;
+    let rs256 = keys.token(Algorithm::Rs256);
+    count(Kind::Plain, "without-module-RS256", true, &rs256)?;
     if nginx.has_cache() {
-        count(Kind::Cached, "cached", "instructions per request: cached RS256", false, &rs256)?;
+        count(Kind::Cached, "cached-RS256", false, &rs256)?;
     }
+    // Each with the unprotected request that sends the same bytes.
     for alg in Algorithm::ALL {
-        let name = format!("uncached-{}", alg.name());
-        let title = format!("instructions per request: uncached {}", alg.name());
-        count(Kind::Uncached, &name, &title, false, &keys.token(alg))?;
+        for (state, open) in [("unprotected", true), ("uncached", false)] {
+            count(Kind::Uncached, &format!("{state}-{}", alg.name()), open, &keys.token(alg))?;
+        }
     }
     if !nginx.has_cache() {
-        report.add_absent(
-            "instructions, cached",
-            "instructions per request: cached RS256",
-            NOT_BUILT_IN,
-        );
+        report.add_absent("instructions", "per request: cached RS256", NOT_BUILT_IN);
     }
     say(&format!("profiles for callgrind_annotate: {}", options.profiles.display()));
     Ok(())

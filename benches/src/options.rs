@@ -50,7 +50,7 @@ pub(crate) struct RunOptions {
     /// Three short pairs: for trying the benchmark out, no result.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Exit with 1 when a budget is missed.
+    /// Exit with 1 when a budget is missed or undecided.
     #[arg(long)]
     pub(crate) strict: bool,
     /// Interleaved pairs for each ratio.

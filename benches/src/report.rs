@@ -37,15 +37,34 @@ struct Line {
 
 #[derive(Debug)]
 enum Measured {
-    Values {
-        values: Vec<f64>,
-        quartiles: Quartiles,
-        by_cpu: Option<f64>,
-        budget: Option<Budget>,
-    },
+    Numbers(Numbers, Quartiles),
     /// Not measured, and why.
     Absent(String),
 }
+
+#[derive(Debug)]
+struct Numbers {
+    values: Vec<f64>,
+    by_cpu: Option<f64>,
+    budget: Option<Budget>,
+    /// Whether a leg's server did not have its core to itself.
+    disturbed: bool,
+}
+
+/// What is said of a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Met,
+    Missed,
+    /// What disturbs a server disturbs the faster leg more, so ratios look better than they are: a budget that is
+    /// missed even so is missed, but one that is met proves nothing.
+    Undecided,
+}
+
+/// A server that used less of its core than this was held up by something else.
+const ALONE: f64 = 0.85;
+/// A load generator that used more of its core than this may have been what held the server up.
+const BUSY: f64 = 0.95;
 
 #[derive(Debug)]
 struct LegLine {
@@ -91,7 +110,11 @@ impl Report {
             let by_cpu: Vec<f64> =
                 rounds.iter().map(|round| (row.value)(&round.by_cpu())).collect();
             let by_cpu = Quartiles::of(&by_cpu).map(|quartiles| quartiles.median);
-            self.add(row.id, &row.title, Unit::Ratio, values, by_cpu, row.budget)?;
+            let disturbed = self.legs.iter().any(|leg| {
+                leg.group == group && row.legs.contains(&leg.name) && leg.server < ALONE
+            });
+            let numbers = Numbers { values, by_cpu, budget: row.budget, disturbed };
+            self.add(row.id, &row.title, Unit::Ratio, numbers)?;
         }
         Ok(())
     }
@@ -105,7 +128,8 @@ impl Report {
         value: f64,
         budget: Option<Budget>,
     ) -> Result<()> {
-        self.add(id, title, unit, vec![value], None, budget)
+        let numbers = Numbers { values: vec![value], by_cpu: None, budget, disturbed: false };
+        self.add(id, title, unit, numbers)
     }
 
     /// Adds a row that could not be measured.
@@ -118,21 +142,14 @@ impl Report {
         });
     }
 
-    fn add(
-        &mut self,
-        id: &str,
-        title: &str,
-        unit: Unit,
-        values: Vec<f64>,
-        by_cpu: Option<f64>,
-        budget: Option<Budget>,
-    ) -> Result<()> {
-        let quartiles = Quartiles::of(&values).with_context(|| format!("{id}: no numbers"))?;
+    fn add(&mut self, id: &str, title: &str, unit: Unit, numbers: Numbers) -> Result<()> {
+        let quartiles =
+            Quartiles::of(&numbers.values).with_context(|| format!("{id}: no numbers"))?;
         self.lines.push(Line {
             id: id.to_owned(),
             title: title.to_owned(),
             unit,
-            result: Measured::Values { values, quartiles, by_cpu, budget },
+            result: Measured::Numbers(numbers, quartiles),
         });
         Ok(())
     }
@@ -142,9 +159,13 @@ impl Report {
         self.conditions.finish();
     }
 
-    /// How many budgets are missed.
-    pub(crate) fn missed(&self) -> usize {
-        self.lines.iter().filter(|line| line.verdict() == Some(Verdict::Missed)).count()
+    /// Whether every budget is known to be met.
+    pub(crate) fn is_good(&self) -> bool {
+        self.count(Outcome::Missed) + self.count(Outcome::Undecided) == 0
+    }
+
+    fn count(&self, outcome: Outcome) -> usize {
+        self.lines.iter().filter(|line| line.outcome() == Some(outcome)).count()
     }
 
     /// Prints the table.
@@ -174,7 +195,7 @@ impl Report {
         }
         line("");
         line(&format!(
-            "{:<20} {:<60} {:>8}  {:>17}  {:>7}  {:>9}",
+            "{:<19} {:<60} {:>8}  {:>17}  {:>7}  {:>9}",
             "row", "what", "median", "quartiles", "by CPU", "budget"
         ));
         for entry in &self.lines {
@@ -184,10 +205,17 @@ impl Report {
         line(
             "\"by CPU\" is the same ratio from CPU per operation, which suffers less when the cores are shared.",
         );
-        let missed = self.missed();
+        let (missed, undecided) = (self.count(Outcome::Missed), self.count(Outcome::Undecided));
         if missed > 0 {
             line(&format!("budgets MISSED: {missed} (the upper quartile is on the wrong side)"));
-        } else {
+        }
+        if undecided > 0 {
+            line(&format!(
+                "budgets UNDECIDED: {undecided} (a server had less than {:.0} % of its core: try again on an idle machine)",
+                ALONE * 100.0
+            ));
+        }
+        if missed + undecided == 0 {
             line("no budget is missed");
         }
         if self.conditions.quick {
@@ -200,7 +228,8 @@ impl Report {
         let json = json!({
             "conditions": self.conditions.to_json(),
             "quick": self.conditions.quick,
-            "missed": self.missed(),
+            "missed": self.count(Outcome::Missed),
+            "undecided": self.count(Outcome::Undecided),
             "legs": self.legs.iter().map(LegLine::to_json).collect::<Vec<_>>(),
             "rows": self.lines.iter().map(Line::to_json).collect::<Vec<_>>(),
         });
@@ -211,9 +240,9 @@ impl Report {
 
 impl LegLine {
     fn remark(&self) -> &'static str {
-        if self.generator > 0.9 {
+        if self.generator > BUSY {
             "  the generator was the limit"
-        } else if self.server < 0.9 {
+        } else if self.server < ALONE {
             "  the server was not alone on its core, or not loaded"
         } else {
             ""
@@ -233,48 +262,47 @@ impl LegLine {
 }
 
 impl Line {
-    fn verdict(&self) -> Option<Verdict> {
-        match &self.result {
-            Measured::Values { quartiles, budget, .. } => {
-                budget.map(|budget| budget.verdict(*quartiles))
-            }
-            Measured::Absent(_) => None,
-        }
+    fn outcome(&self) -> Option<Outcome> {
+        let Measured::Numbers(numbers, quartiles) = &self.result else { return None };
+        Some(match (numbers.budget?.verdict(*quartiles), numbers.disturbed) {
+            (Verdict::Missed, _) => Outcome::Missed,
+            (Verdict::Met, false) => Outcome::Met,
+            (Verdict::Met, true) => Outcome::Undecided,
+        })
     }
 
     fn print(&self) {
-        let (quartiles, by_cpu, budget, count) = match &self.result {
+        let (numbers, quartiles) = match &self.result {
             Measured::Absent(reason) => {
-                line(&format!("{:<20} {:<60} {reason}", self.id, self.title));
+                line(&format!("{:<19} {:<60} {reason}", self.id, self.title));
                 return;
             }
-            Measured::Values { quartiles, by_cpu, budget, values } => {
-                (quartiles, by_cpu, budget, values.len())
-            }
+            Measured::Numbers(numbers, quartiles) => (numbers, quartiles),
         };
         let number = |value: f64| match self.unit {
             Unit::Ratio => format!("{value:.3}"),
             Unit::Kib => format!("{:.0} KiB", value / 1024.0),
             Unit::Instructions => format!("{value:.0}"),
         };
-        let range = if count > 1 {
+        let range = if numbers.values.len() > 1 {
             format!("{} to {}", number(quartiles.lower), number(quartiles.upper))
         } else {
             String::new()
         };
-        let budget = match budget {
-            Some(Budget::AtLeast(limit)) => format!(">= {}", number(*limit)),
-            Some(Budget::AtMost(limit)) => format!("<= {}", number(*limit)),
+        let budget = match numbers.budget {
+            Some(Budget::AtLeast(limit)) => format!(">= {}", number(limit)),
+            Some(Budget::AtMost(limit)) => format!("<= {}", number(limit)),
             None => String::new(),
         };
-        let verdict = match self.verdict() {
-            Some(Verdict::Met) => "  met",
-            Some(Verdict::Missed) => "  MISSED",
+        let verdict = match self.outcome() {
+            Some(Outcome::Met) => "  met",
+            Some(Outcome::Missed) => "  MISSED",
+            Some(Outcome::Undecided) => "  UNDECIDED",
             None => "",
         };
-        let by_cpu = by_cpu.map(number).unwrap_or_default();
+        let by_cpu = numbers.by_cpu.map(number).unwrap_or_default();
         let text = format!(
-            "{:<20} {:<60} {:>8}  {range:>17}  {by_cpu:>7}  {budget:>9}{verdict}",
+            "{:<19} {:<60} {:>8}  {range:>17}  {by_cpu:>7}  {budget:>9}{verdict}",
             self.id,
             self.title,
             number(quartiles.median)
@@ -292,20 +320,25 @@ impl Line {
             Measured::Absent(reason) => {
                 json!({"id": self.id, "title": self.title, "absent": reason})
             }
-            Measured::Values { values, quartiles, by_cpu, budget } => json!({
+            Measured::Numbers(numbers, quartiles) => json!({
                 "id": self.id,
                 "title": self.title,
                 "unit": unit,
                 "median": quartiles.median,
                 "lower_quartile": quartiles.lower,
                 "upper_quartile": quartiles.upper,
-                "by_cpu": by_cpu,
-                "budget": budget.map(|budget| match budget {
+                "by_cpu": numbers.by_cpu,
+                "budget": numbers.budget.map(|budget| match budget {
                     Budget::AtLeast(limit) => json!({"at_least": limit}),
                     Budget::AtMost(limit) => json!({"at_most": limit}),
                 }),
-                "missed": self.verdict().map(|verdict| verdict == Verdict::Missed),
-                "values": values,
+                "outcome": self.outcome().map(|outcome| match outcome {
+                    Outcome::Met => "met",
+                    Outcome::Missed => "missed",
+                    Outcome::Undecided => "undecided",
+                }),
+                "disturbed": numbers.disturbed,
+                "values": numbers.values,
             }),
         }
     }
