@@ -62,7 +62,7 @@ impl Conditions {
             "set-up",
             format!(
                 "server on core {SERVER_CORE}, wrk on core {LOAD_CORE}, loopback, HTTP without TLS, {} kept-alive \
-                 connections, file of {} bytes, both legs of a pair send the same bytes",
+                 connections, file of {} bytes, sendfile off, access_log off, both legs of a pair send the same bytes",
                 wrk::CONNECTIONS,
                 nginx::BODY.len()
             ),
