@@ -16,9 +16,11 @@ nginx_env :=
 else
 nginx_env = env $$(scripts/nginx-source.sh $(NGINX_FLAVOUR))
 endif
+# The feature keeps both builds of nginx-sys in one target folder, beside the rest, which they share.
+nginx_features := $(if $(filter vendored,$(NGINX_FLAVOUR)),--features ngx_http_jwt_module/vendored)
 
 .DEFAULT_GOAL := help
-.PHONY: help build module daemon run test check deny bench install clean
+.PHONY: help build module daemon run test memcheck check deny bench install clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +29,7 @@ build: module daemon ## leave the module, the daemon and the command line in bui
 
 module: ## only build/ngx_http_jwt_module.so
 	@scripts/packages.sh build
-	$(nginx_env) cargo build --locked --profile $(PROFILE) -p ngx_http_jwt_module
+	$(nginx_env) cargo build --locked --profile $(PROFILE) -p ngx_http_jwt_module $(nginx_features)
 	@install -D -m 0755 $(target_dir)/$(PROFILE)/libngx_http_jwt_module.so $(BUILD)/ngx_http_jwt_module.so
 
 daemon: ## only build/jwtunneld and build/jwtunnel
@@ -44,6 +46,11 @@ test: ## all tests, with nginx in Docker (NGINX=host: the installed nginx)
 	@scripts/packages.sh test
 	@$(MAKE) --no-print-directory build PROFILE=quick
 	@scripts/test.sh
+
+memcheck: ## the module's tests with nginx under valgrind (takes minutes)
+	@NGINX=host scripts/packages.sh memcheck
+	@$(MAKE) --no-print-directory build PROFILE=quick
+	@scripts/memcheck.sh
 
 # With the profile of the tests, so that the C library behind the signatures is compiled once for both.
 check: ## formatting, clippy, rustdoc, shell scripts, licences and sources

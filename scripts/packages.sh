@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing for a purpose. Services that they bring are not started.
 #
-#   scripts/packages.sh build|run|test|check|bench
+#   scripts/packages.sh build|run|test|memcheck|check|bench
 #
 # Without root it prints the line to run and exits 2. With everything there it does nothing.
 # NGINX=host leaves out what only tests in Docker need.
@@ -21,9 +21,10 @@ case ${1:-} in
     check) wanted=("${build[@]}" shellcheck=shellcheck) ;;
     # wrk makes the load, haproxy is the peer that Debian has, valgrind counts instructions.
     bench) wanted=("${build[@]}" wrk=wrk haproxy=haproxy valgrind=valgrind) ;;
-    test)
+    test | memcheck)
         wanted=("${build[@]}" curl=curl openssl=openssl python3=python3 python3-venv)
         [ "${NGINX:-docker}" = host ] || wanted+=(docker.io=docker mmdebstrap=mmdebstrap)
+        [ "$1" = test ] || wanted+=(valgrind=valgrind)
         ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;

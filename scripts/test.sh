@@ -32,8 +32,7 @@ JWTUNNEL_PYTHON=$(scripts/python-peers.sh)
 export JWTUNNEL_PYTHON
 
 say "building the module for nginx 1.28, from the sources in the nginx-src crate"
-make --no-print-directory module NGINX_FLAVOUR=vendored PROFILE=quick BUILD=build/nginx-1.28 \
-    CARGO_TARGET_DIR="$root/target/vendored" >/dev/null
+make --no-print-directory module NGINX_FLAVOUR=vendored PROFILE=quick BUILD=build/nginx-1.28 >/dev/null
 
 status=0
 # run WHAT COMMAND...: goes on after a failure, so that one run shows all of them.

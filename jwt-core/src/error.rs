@@ -6,8 +6,8 @@ use crate::json::ObjectError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompactError {
-    /// Longer than [`crate::limits::TOKEN_BYTES`].
-    #[error("the token is larger than {} bytes", crate::limits::TOKEN_BYTES)]
+    /// Longer than [`crate::limits::TOKEN_BYTES`], or than the limit that the caller gave.
+    #[error("the token is larger than the limit")]
     TooLarge,
     /// Not exactly three segments separated by two dots (RFC 7515 §7.1).
     #[error("the token does not have three segments")]
@@ -27,6 +27,9 @@ pub enum CompactError {
     /// A critical extension, none of which this crate implements (RFC 7515 §4.1.11), or `b64: false` (RFC 7797).
     #[error("the header names a critical extension")]
     Critical,
+    /// An unsecured token with a signature (RFC 7518 §3.6).
+    #[error("the unsecured token has a signature")]
+    Signature,
 }
 
 /// Why a signature was not verified.
@@ -44,7 +47,7 @@ pub enum VerifyError {
     Signature,
 }
 
-/// Why the claims of a verified token were refused.
+/// Why a policy refuses a token: its claims, or what its header says of it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClaimError {
@@ -69,6 +72,24 @@ pub enum ClaimError {
     /// `aud` names none of the policy's audiences.
     #[error("the token is for another audience")]
     Audience,
+    /// The policy does not list the token's `alg`.
+    #[error("the token's algorithm is not among those allowed")]
+    Algorithm,
+    /// The header's `typ` is not the policy's, or absent.
+    #[error("the token is of another type")]
+    Typ,
+    /// The policy needs `iat` for the token's age or lifetime.
+    #[error("the token has no iat")]
+    NoIssuedAt,
+    /// `now - iat` is past the policy's greatest age.
+    #[error("the token was issued too long ago")]
+    TooOld,
+    /// `exp - iat` is past the policy's longest lifetime.
+    #[error("the token's lifetime is too long")]
+    Lifetime,
+    /// A scope that the policy asks for is missing. The token is good: HTTP answers 403 (RFC 6750 §3.1).
+    #[error("the token lacks a scope")]
+    Scope,
 }
 
 /// Why a token was refused, whatever the stage.
@@ -97,7 +118,8 @@ impl Rejection {
                 CompactError::Segments
                 | CompactError::Base64(_)
                 | CompactError::Header(_)
-                | CompactError::Parameter(_) => "malformed",
+                | CompactError::Parameter(_)
+                | CompactError::Signature => "malformed",
             },
             Self::Verify(error) => match error {
                 VerifyError::UnknownKey => "key_unknown",
@@ -106,11 +128,17 @@ impl Rejection {
             },
             Self::Claim(error) => match error {
                 ClaimError::Payload(_) => "malformed",
-                ClaimError::NotADate(_) | ClaimError::NoExpiry => "claim",
-                ClaimError::Expired => "expired",
+                ClaimError::NotADate(_)
+                | ClaimError::NoExpiry
+                | ClaimError::NoIssuedAt
+                | ClaimError::Lifetime
+                | ClaimError::Scope => "claim",
+                ClaimError::Expired | ClaimError::TooOld => "expired",
                 ClaimError::NotYetValid => "not_yet",
                 ClaimError::Issuer => "iss",
                 ClaimError::Audience => "aud",
+                ClaimError::Algorithm => "alg",
+                ClaimError::Typ => "typ",
             },
         }
     }
@@ -123,6 +151,12 @@ pub enum JwkError {
     /// Not a JSON object, or one with a duplicate member.
     #[error("it is not a JSON object with distinct members")]
     NotAnObject,
+    /// The `kid` of a key in a key-value file is the empty text.
+    #[error("its kid is empty")]
+    EmptyKid,
+    /// Not a PEM text of a public key.
+    #[error("it is not a public key in PEM")]
+    Pem,
     /// A required member is absent or has the wrong type.
     #[error("its member {0} is missing or has the wrong type")]
     Member(&'static str),
@@ -176,5 +210,47 @@ pub enum JwksError {
         skipped: usize,
         /// Why the first could not be used.
         first: Option<JwkError>,
+    },
+}
+
+/// Why a text is not a path to a claim. The byte is counted from 0.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem} at byte {at}")]
+pub struct PathError {
+    pub(crate) problem: &'static str,
+    pub(crate) at: usize,
+}
+
+/// Why a text is not a list of revocations.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RevocationError {
+    /// Larger than [`crate::limits::REVOCATION_BYTES`].
+    #[error("it is larger than {} bytes", crate::limits::REVOCATION_BYTES)]
+    TooLarge,
+    /// No content at all.
+    #[error("it is empty")]
+    Empty,
+    /// Not a JSON object.
+    #[error("it is {0}")]
+    Syntax(#[source] ObjectError),
+    /// No `version`, or one that this program does not know.
+    #[error("its member \"version\" is not 1")]
+    Version,
+    /// A member that version 1 does not have. Ignoring it could pass what it revokes.
+    #[error("it has a member that version 1 does not know: {0:?}")]
+    UnknownMember(String),
+    /// A member that is no JSON object with distinct members.
+    #[error("its member {0:?} is not an object with distinct members")]
+    NotAnObject(&'static str),
+    /// The value of an entry has the wrong form.
+    #[error("entry {entry} of its member {member:?} is not {expected}")]
+    Entry {
+        /// The top-level member.
+        member: &'static str,
+        /// Place of the entry within it, from 1.
+        entry: usize,
+        /// What it should be.
+        expected: &'static str,
     },
 }

@@ -40,7 +40,15 @@ impl From<serde_json::Error> for ObjectError {
 #[derive(Clone, Debug)]
 pub struct Object {
     text: Box<str>,
-    members: Vec<(Box<str>, Range<usize>)>,
+    members: Vec<(Place, Range<u32>)>,
+}
+
+/// Where the name of a member is: nearly always it stands in the text, so that no copy is needed.
+#[derive(Clone, Debug)]
+enum Place {
+    Text(Range<u32>),
+    /// The name has an escape.
+    Decoded(Box<str>),
 }
 
 impl Object {
@@ -49,9 +57,18 @@ impl Object {
     /// # Errors
     /// [`ObjectError`] for anything that two JSON parsers could read differently, or past [`limits`].
     pub fn parse(bytes: &[u8]) -> Result<Self, ObjectError> {
-        let object = Self::parse_shallow(bytes)?;
-        for (_, range) in &object.members {
-            let mut json = serde_json::Deserializer::from_str(&object.text[range.clone()]);
+        Self::from_vec(bytes.to_vec())
+    }
+
+    /// As [`Object::parse`], without a copy.
+    pub(crate) fn from_vec(bytes: Vec<u8>) -> Result<Self, ObjectError> {
+        let object = Self::shallow(bytes)?;
+        for (_, value) in &object.members {
+            let value = object.slice(value);
+            if is_plain(value) {
+                continue;
+            }
+            let mut json = serde_json::Deserializer::from_str(value);
             // The object itself is level 1.
             Strict { depth: 2 }.deserialize(&mut json)?;
         }
@@ -60,18 +77,54 @@ impl Object {
 
     /// As [`Object::parse`], but with the values of the members only checked to be JSON.
     pub(crate) fn parse_shallow(bytes: &[u8]) -> Result<Self, ObjectError> {
-        let text = std::str::from_utf8(bytes).map_err(|_| ObjectError::NotUtf8)?;
-        let raw: Members<'_> = serde_json::from_str(text)?;
-        let start = text.as_ptr() as usize;
-        let members = raw
-            .0
+        Self::shallow(bytes.to_vec())
+    }
+
+    fn shallow(bytes: Vec<u8>) -> Result<Self, ObjectError> {
+        let text = String::from_utf8(bytes).map_err(|_| ObjectError::NotUtf8)?.into_boxed_str();
+        // Places are 32 bits wide; everything that is read here has a far smaller limit.
+        if u32::try_from(text.len()).is_err() {
+            return Err(ObjectError::Syntax { line: 1, column: 0 });
+        }
+        let Members(found) = serde_json::from_str(&text)?;
+        let place = |part: &str| {
+            let start = part.as_ptr() as usize - text.as_ptr() as usize;
+            #[expect(clippy::cast_possible_truncation, reason = "within the text, see above")]
+            (start as u32..(start + part.len()) as u32)
+        };
+        let members = found
             .into_iter()
             .map(|(name, value)| {
-                let offset = value.get().as_ptr() as usize - start;
-                (name.into(), offset..offset + value.get().len())
+                let name = match name {
+                    Cow::Borrowed(name) => Place::Text(place(name)),
+                    Cow::Owned(name) => Place::Decoded(name.into()),
+                };
+                (name, place(value.get()))
             })
             .collect();
-        Ok(Self { text: text.into(), members })
+        Ok(Self { text, members })
+    }
+
+    fn slice(&self, place: &Range<u32>) -> &str {
+        &self.text[place.start as usize..place.end as usize]
+    }
+
+    fn name<'o>(&'o self, place: &'o Place) -> &'o str {
+        match place {
+            Place::Text(place) => self.slice(place),
+            Place::Decoded(name) => name,
+        }
+    }
+
+    /// As `self.name(place) == name`, in the fewest steps: each claim that is read passes all those before it.
+    fn is_named(&self, place: &Place, name: &str) -> bool {
+        match place {
+            Place::Text(place) => {
+                let (start, end) = (place.start as usize, place.end as usize);
+                end - start == name.len() && self.text.as_bytes()[start..end] == *name.as_bytes()
+            }
+            Place::Decoded(decoded) => **decoded == *name,
+        }
     }
 
     /// The whole text, as it was signed.
@@ -87,18 +140,42 @@ impl Object {
 
     /// The names of the members, in the order of the text.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.members.iter().map(|(name, _)| &**name)
+        self.members.iter().map(|(name, _)| self.name(name))
+    }
+
+    /// The members with their JSON texts, in the order of the text.
+    pub(crate) fn members(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.members.iter().map(|(name, value)| (self.name(name), self.slice(value)))
     }
 
     /// The JSON text of the member `name`.
     pub fn raw(&self, name: &str) -> Option<&str> {
-        let (_, range) = self.members.iter().find(|(member, _)| **member == *name)?;
-        Some(&self.text[range.clone()])
+        let (_, value) = self.members.iter().find(|(member, _)| self.is_named(member, name))?;
+        Some(self.slice(value))
     }
 
     /// The member `name`, if it is a string.
     pub fn str(&self, name: &str) -> Option<Cow<'_, str>> {
         self.raw(name).and_then(string)
+    }
+
+    /// Bytes of memory held outside of `Self`, roughly.
+    pub(crate) fn heap_size(&self) -> usize {
+        self.text.len() + self.members.capacity() * size_of::<(Place, Range<u32>)>()
+    }
+}
+
+/// Whether a value that is known to be JSON has nothing that the strict walk would look at: a string without an
+/// escape, a literal, an integer of at most 18 digits.
+fn is_plain(value: &str) -> bool {
+    match value.as_bytes() {
+        [b'"', text @ ..] => !text.contains(&b'\\'),
+        [b'{' | b'[', ..] => false,
+        number if number.len() <= 18 => {
+            number.iter().all(|byte| !matches!(byte, b'.' | b'e' | b'E'))
+                || matches!(number, b"true" | b"false")
+        }
+        _ => false,
     }
 }
 
@@ -143,8 +220,12 @@ pub fn string(json: &str) -> Option<Cow<'_, str>> {
     /// `Cow`'s own implementation always copies.
     #[derive(serde::Deserialize)]
     struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
-    if !json.starts_with('"') {
-        return None;
+    let inner = json.strip_prefix('"')?;
+    // As a rule there is nothing to decode: no escape, and no byte that a string must not have.
+    if let Some(text) = inner.strip_suffix('"')
+        && text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\')
+    {
+        return Some(Cow::Borrowed(text));
     }
     serde_json::from_str::<Borrowed<'_>>(json).ok().map(|borrowed| borrowed.0)
 }
@@ -162,7 +243,8 @@ impl<'de> de::Deserialize<'de> for Members<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::new();
+                // Most headers have less, most payloads not many more.
+                let mut members: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::with_capacity(8);
                 let mut seen = Seen::default();
                 while let Some(Name(name)) = map.next_key()? {
                     if !seen.insert(&name, members.iter().map(|(name, _)| &**name)) {
@@ -281,29 +363,111 @@ impl<'de> Visitor<'de> for Strict {
 
 /// The elements of a JSON array, each as its text; `None` if the text is no array or has more than `most`.
 pub fn elements(json: &str, most: usize) -> Option<Vec<&str>> {
-    struct ElementsVisitor(usize);
-    impl<'de> Visitor<'de> for ElementsVisitor {
-        type Value = Option<Vec<&'de str>>;
+    let mut elements = Vec::new();
+    let mut fits = true;
+    each_element(json, |element| {
+        fits = elements.len() < most;
+        if fits {
+            elements.push(element);
+        }
+        fits
+    })
+    .filter(|()| fits)
+    .map(|()| elements)
+}
+
+/// Whether `test` holds for the text of an element; `false` if the text is no array. Allocates nothing.
+pub(crate) fn any_element(json: &str, mut test: impl FnMut(&str) -> bool) -> bool {
+    let mut found = false;
+    each_element(json, |element| {
+        found = test(element);
+        !found
+    });
+    found
+}
+
+/// The members of a JSON object, each with its text; `None` if the text is no object or has a member twice.
+pub(crate) fn members(json: &str) -> Option<Vec<(Cow<'_, str>, &str)>> {
+    let Members(members) = serde_json::from_str(json).ok()?;
+    Some(members.into_iter().map(|(name, value)| (name, value.get())).collect())
+}
+
+/// The element at `index`, from 0; `None` if the text is no array or a shorter one.
+pub(crate) fn element(json: &str, index: usize) -> Option<&str> {
+    let (mut at, mut found) = (0, None);
+    each_element(json, |element| {
+        if at == index {
+            found = Some(element);
+        }
+        at += 1;
+        found.is_none()
+    })?;
+    found
+}
+
+/// The text of the member `name`; `None` if the text is no object or has none. Allocates nothing, unless names have
+/// escapes.
+pub(crate) fn member<'j>(json: &'j str, name: &str) -> Option<&'j str> {
+    struct MemberVisitor<'n>(&'n str);
+    impl<'de> Visitor<'de> for MemberVisitor<'_> {
+        type Value = Option<&'de str>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut found = None;
+            while let Some(Name(name)) = map.next_key()? {
+                if found.is_none() && name == self.0 {
+                    found = Some(map.next_value::<&RawValue>()?.get());
+                } else {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+            Ok(found)
+        }
+    }
+    if !json.starts_with('{') {
+        return None;
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let found = deserializer.deserialize_map(MemberVisitor(name)).ok()?;
+    deserializer.end().ok()?;
+    found
+}
+
+/// Whether the text is the JSON string that means `expected`. Allocates nothing, unless it has escapes.
+pub(crate) fn is_string(json: &str, expected: &str) -> bool {
+    string(json).is_some_and(|text| text == expected)
+}
+
+/// Calls `visit` with the text of each element while it wants more; `None` if the text is no array.
+fn each_element<'j>(json: &'j str, visit: impl FnMut(&'j str) -> bool) -> Option<()> {
+    struct ElementsVisitor<F>(F);
+    impl<'de, F: FnMut(&'de str) -> bool> Visitor<'de> for ElementsVisitor<F> {
+        type Value = ();
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("an array")
         }
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            let mut elements = Vec::new();
-            while elements.len() < self.0 {
-                match seq.next_element::<&'de RawValue>()? {
-                    Some(value) => elements.push(value.get()),
-                    None => return Ok(Some(elements)),
+        fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+            while let Some(value) = seq.next_element::<&'de RawValue>()? {
+                if !(self.0)(value.get()) {
+                    break;
                 }
             }
-            let whole = seq.next_element::<IgnoredAny>()?.is_none();
             while seq.next_element::<IgnoredAny>()?.is_some() {}
-            Ok(whole.then_some(elements))
+            Ok(())
         }
     }
+    if !json.starts_with('[') {
+        return None;
+    }
     let mut deserializer = serde_json::Deserializer::from_str(json);
-    deserializer.deserialize_seq(ElementsVisitor(most)).ok().flatten()
+    deserializer.deserialize_seq(ElementsVisitor(visit)).ok()?;
+    deserializer.end().ok()
 }
 
 #[cfg(test)]
@@ -369,5 +533,63 @@ mod tests {
         assert_eq!(object.str("s").as_deref(), Some("a\nb"));
         assert_eq!(object.str("n"), None);
         assert_eq!(object.raw("absent"), None);
+    }
+
+    #[test]
+    fn names_with_escapes_are_found() {
+        let object = Object::parse(br#"{"\u0061\n":1,"b":2}"#).expect("valid");
+        assert_eq!((object.raw("a\n"), object.raw("b")), (Some("1"), Some("2")));
+        assert_eq!(object.names().collect::<Vec<_>>(), ["a\n", "b"]);
+    }
+
+    #[test]
+    fn values_that_look_plain_are_still_strict() {
+        for value in [
+            r#""\ud800""#,
+            r#""\x""#,
+            "\"\u{1}\"",
+            "1e999",
+            "01",
+            "1.",
+            "tru",
+            "nulll",
+            "-",
+            "1e",
+            "--1",
+            "+1",
+        ] {
+            assert!(Object::parse(format!("{{\"a\":{value}}}").as_bytes()).is_err(), "{value}");
+        }
+        for value in [
+            "-0",
+            "1e9",
+            "123456789012345678",
+            "1234567890123456789012",
+            "null",
+            "true",
+            "false",
+            r#""é""#,
+        ] {
+            assert!(Object::parse(format!("{{\"a\":{value}}}").as_bytes()).is_ok(), "{value}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_value() {
+        let array = r#"[1,"a\u0062",[2],{"x":3}]"#;
+        assert_eq!(elements(array, 4), Some(vec!["1", r#""a\u0062""#, "[2]", r#"{"x":3}"#]));
+        assert_eq!(elements(array, 3), None);
+        assert_eq!((element(array, 2), element(array, 4)), (Some("[2]"), None));
+        assert!(any_element(array, |element| is_string(element, "ab")));
+        assert!(!any_element(array, |element| is_string(element, "a")));
+        for none in ["{}", "1", "\"[]\"", "", "[1", "[1] 2"] {
+            assert_eq!((elements(none, 9), element(none, 0)), (None, None), "{none}");
+        }
+        let object = r#"{"a":{"b":1},"c":[2]}"#;
+        assert_eq!((member(object, "a"), member(object, "b")), (Some(r#"{"b":1}"#), None));
+        assert_eq!(members(object).map(|members| members.len()), Some(2));
+        for none in ["[]", "1", "", r#"{"a":1"#, r#"{"a":1} 2"#] {
+            assert_eq!((member(none, "a"), members(none).is_some()), (None, false), "{none}");
+        }
     }
 }

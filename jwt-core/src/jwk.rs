@@ -11,6 +11,7 @@ use crate::alg::Algorithm;
 use crate::error::JwkError;
 use crate::json::{self, Object};
 use crate::limits;
+use crate::pem::PublicKey;
 
 /// A usable key of a JWK Set.
 #[derive(Debug)]
@@ -32,8 +33,8 @@ impl Jwk {
     pub(crate) fn parse(text: &str) -> Result<Self, JwkError> {
         let object = Object::parse(text.as_bytes()).map_err(|_| JwkError::NotAnObject)?;
         let kid = match optional(&object, "kid")? {
-            Some(kid) if kid.len() > limits::KID_BYTES => return Err(JwkError::Member("kid")),
-            kid => kid,
+            Some(kid) => Some(checked_kid(&kid)?),
+            None => None,
         };
         check_use(&object)?;
         let (verifiers, advice) = match &*required(&object, "kty")? {
@@ -43,7 +44,22 @@ impl Jwk {
             "OKP" => (okp(&object)?, private_member(&object)),
             _ => return Err(JwkError::Type),
         };
-        Ok(Self { kid: kid.map(Into::into), verifiers, advice })
+        Ok(Self { kid, verifiers, advice })
+    }
+
+    /// A public key in PEM under the name `kid`; it permits the algorithms of its type.
+    pub(crate) fn from_pem(kid: &str, pem: &str) -> Result<Self, JwkError> {
+        // A JWK may have the empty kid. Here it is more likely a key whose name was forgotten.
+        if kid.is_empty() {
+            return Err(JwkError::EmptyKid);
+        }
+        let kid = Some(checked_kid(kid)?);
+        let key = match PublicKey::from_pem(pem)? {
+            PublicKey::Rsa { n, e } => rsa_key(&n, &e, &RSA)?,
+            PublicKey::Ec { crv, point } => public(&[curve(crv)?.0], &point)?,
+            PublicKey::Ed25519(key) => public(&[Algorithm::Ed25519], &key)?,
+        };
+        Ok(Self { kid, verifiers: key, advice: None })
     }
 
     /// `kid` (RFC 7517 §4.5).
@@ -74,6 +90,10 @@ impl Jwk {
             None => false,
         }
     }
+}
+
+fn checked_kid(kid: &str) -> Result<Box<str>, JwkError> {
+    if kid.len() > limits::KID_BYTES { Err(JwkError::Member("kid")) } else { Ok(kid.into()) }
 }
 
 /// RFC 7517 §4.2, §4.3: both, where present, must permit verifying.
@@ -134,7 +154,20 @@ fn secret(object: &Object) -> Result<(Verifiers, Option<&'static str>), JwkError
 fn rsa(object: &Object) -> Result<Verifiers, JwkError> {
     let n = binary(object, "n")?;
     let e = binary(object, "e")?;
-    let (n, e) = (significant(&n), significant(&e));
+    rsa_key(&n, &e, &permitted(object, &RSA)?)
+}
+
+const RSA: [Algorithm; 6] = [
+    Algorithm::Rs256,
+    Algorithm::Rs384,
+    Algorithm::Rs512,
+    Algorithm::Ps256,
+    Algorithm::Ps384,
+    Algorithm::Ps512,
+];
+
+fn rsa_key(n: &[u8], e: &[u8], algorithms: &[Algorithm]) -> Result<Verifiers, JwkError> {
+    let (n, e) = (significant(n), significant(e));
     let bits = n.len() * 8 - n.first().map_or(0, |byte| byte.leading_zeros() as usize);
     if !(limits::RSA_MIN_BITS..=limits::RSA_MAX_BITS).contains(&bits) {
         return Err(JwkError::ModulusBits);
@@ -145,33 +178,30 @@ fn rsa(object: &Object) -> Result<Verifiers, JwkError> {
     }
     let der: PublicKeyX509Der<'_> =
         PublicKeyComponents { n, e }.as_der().map_err(|_| JwkError::Value)?;
-    let possible = [
-        Algorithm::Rs256,
-        Algorithm::Rs384,
-        Algorithm::Rs512,
-        Algorithm::Ps256,
-        Algorithm::Ps384,
-        Algorithm::Ps512,
-    ];
-    public(permitted(object, &possible)?, der.as_ref())
+    public(algorithms, der.as_ref())
 }
 
 fn ec(object: &Object) -> Result<Verifiers, JwkError> {
-    // RFC 7518 §6.2.1.2: a coordinate has the full size of the field, also with leading zeros.
-    let (alg, size) = match &*required(object, "crv")? {
-        "P-256" => (Algorithm::Es256, 32),
-        "P-384" => (Algorithm::Es384, 48),
-        "P-521" => (Algorithm::Es512, 66),
-        "secp256k1" => (Algorithm::Es256k, 32),
-        _ => return Err(JwkError::Type),
-    };
+    let (alg, size) = curve(&required(object, "crv")?)?;
     let (x, y) = (binary(object, "x")?, binary(object, "y")?);
+    // RFC 7518 §6.2.1.2: a coordinate has the full size of the field, also with leading zeros.
     if x.len() != size || y.len() != size {
         return Err(JwkError::Value);
     }
     // SEC 1 §2.3.3, uncompressed; the library refuses a point that is not on the curve.
     let point = [&[0x04], &*x, &*y].concat();
-    public(permitted(object, &[alg])?, &point)
+    public(&permitted(object, &[alg])?, &point)
+}
+
+/// The algorithm of a curve, and the size of its field in bytes.
+fn curve(crv: &str) -> Result<(Algorithm, usize), JwkError> {
+    Ok(match crv {
+        "P-256" => (Algorithm::Es256, 32),
+        "P-384" => (Algorithm::Es384, 48),
+        "P-521" => (Algorithm::Es512, 66),
+        "secp256k1" => (Algorithm::Es256k, 32),
+        _ => return Err(JwkError::Type),
+    })
 }
 
 fn okp(object: &Object) -> Result<Verifiers, JwkError> {
@@ -183,13 +213,13 @@ fn okp(object: &Object) -> Result<Verifiers, JwkError> {
     if x.len() != 32 {
         return Err(JwkError::Value);
     }
-    public(permitted(object, &[Algorithm::Ed25519])?, &x)
+    public(&permitted(object, &[Algorithm::Ed25519])?, &x)
 }
 
-fn public(algorithms: Vec<Algorithm>, key: &[u8]) -> Result<Verifiers, JwkError> {
+fn public(algorithms: &[Algorithm], key: &[u8]) -> Result<Verifiers, JwkError> {
     algorithms
-        .into_iter()
-        .map(|alg| {
+        .iter()
+        .map(|&alg| {
             let library: &'static dyn VerificationAlgorithm = match alg {
                 Algorithm::Rs256 => &signature::RSA_PKCS1_2048_8192_SHA256,
                 Algorithm::Rs384 => &signature::RSA_PKCS1_2048_8192_SHA384,

@@ -20,3 +20,5 @@ pub const NO_KID_TRIES: usize = 16;
 pub const RSA_MIN_BITS: usize = 2_048;
 /// Largest RSA modulus in bits: a check costs the square of it.
 pub const RSA_MAX_BITS: usize = 8_192;
+/// Largest list of revocations in bytes: about 300,000 token ids.
+pub const REVOCATION_BYTES: usize = 16 * 1024 * 1024;

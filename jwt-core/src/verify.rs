@@ -1,12 +1,15 @@
 //! The signature check (RFC 7515 §5.2).
 
+use crate::claims::ClaimsSet;
 use crate::compact::Compact;
-use crate::error::VerifyError;
+use crate::error::{ClaimError, VerifyError};
 use crate::header::JoseHeader;
+use crate::json::Object;
 use crate::jwks::JwkSet;
 
-/// A token whose signature is verified. Only [`Compact::verify`] makes one; its claims are not yet validated:
-/// [`crate::Policy::validate`] does that.
+/// A token whose signature is verified; its claims are not yet validated: [`crate::Policy::validate`] does that.
+///
+/// [`Compact::verify`] makes one; so do two functions of [`crate::dangerous`], for an operator who asks for it.
 #[derive(Debug)]
 pub struct VerifiedJws {
     header: JoseHeader,
@@ -14,6 +17,10 @@ pub struct VerifiedJws {
 }
 
 impl VerifiedJws {
+    pub(crate) fn new(header: JoseHeader, payload: Vec<u8>) -> Self {
+        Self { header, payload }
+    }
+
     /// The verified header.
     pub fn header(&self) -> &JoseHeader {
         &self.header
@@ -25,8 +32,13 @@ impl VerifiedJws {
         &self.payload
     }
 
-    pub(crate) fn into_parts(self) -> (JoseHeader, Vec<u8>) {
-        (self.header, self.payload)
+    /// Reads the payload as a claims set (RFC 7519 §4), for a caller that keeps it and validates it more than once.
+    ///
+    /// # Errors
+    /// [`ClaimError::Payload`] for a payload that is no strict JSON object.
+    pub fn into_claims_set(self) -> Result<ClaimsSet, ClaimError> {
+        let object = Object::from_vec(self.payload).map_err(ClaimError::Payload)?;
+        Ok(ClaimsSet::new(self.header, object))
     }
 }
 
@@ -34,15 +46,29 @@ impl Compact<'_> {
     /// Checks the signature with the keys of `keys` that fit.
     ///
     /// # Errors
-    /// [`VerifyError::UnknownKey`] when no key fits, [`VerifyError::Algorithm`] when the one named by `kid`
-    /// does not permit the token's `alg`, [`VerifyError::Signature`] when none of those that fit signed it.
+    /// [`VerifyError::UnknownKey`] when no key fits, [`VerifyError::Algorithm`] when those named by `kid` do not
+    /// permit the token's `alg`, [`VerifyError::Signature`] when none of those that fit signed it.
     pub fn verify(self, keys: &JwkSet) -> Result<VerifiedJws, VerifyError> {
-        let alg = self.header().alg();
-        let candidates = keys.candidates(alg, self.header().kid())?;
-        if !candidates.iter().any(|key| key.verifies(alg, self.signing_input, &self.signature)) {
-            return Err(VerifyError::Signature);
-        }
+        self.check_signature(keys)?;
         let (header, payload) = self.into_verified_parts();
-        Ok(VerifiedJws { header, payload })
+        Ok(VerifiedJws::new(header, payload))
+    }
+
+    fn check_signature(&self, keys: &JwkSet) -> Result<(), VerifyError> {
+        let kid = self.header().kid();
+        // A Compact always has one; an unsecured token never becomes a Compact.
+        let Some(alg) = self.header().alg() else { return Err(VerifyError::Algorithm) };
+        let mut tried = false;
+        for key in keys.candidates(alg, kid) {
+            if key.verifies(alg, self.signing_input, &self.signature) {
+                return Ok(());
+            }
+            tried = true;
+        }
+        Err(match kid {
+            _ if tried => VerifyError::Signature,
+            Some(kid) if keys.has_kid(kid) => VerifyError::Algorithm,
+            _ => VerifyError::UnknownKey,
+        })
     }
 }

@@ -24,4 +24,14 @@ char *ngx_http_jwt_shim_conf_error(void);
 /* ngx_parse_time() for a text that Rust owns: seconds if is_sec, else milliseconds; negative if it is no time. */
 ngx_int_t ngx_http_jwt_shim_parse_time(const u_char *text, size_t len, ngx_uint_t is_sec);
 
+/* ngx_parse_size() for a text that Rust owns; negative if it is no size. */
+ssize_t ngx_http_jwt_shim_parse_size(const u_char *text, size_t len);
+
+/* Limits for one match, as the start of a pattern: PCRE's own syntax, which differs between its versions. */
+const char *ngx_http_jwt_shim_regex_limits(void);
+
+/* ngx_post_event() to ngx_posted_events, and ngx_delete_posted_event() where the event is posted. */
+void ngx_http_jwt_shim_post_event(ngx_event_t *ev);
+void ngx_http_jwt_shim_delete_posted(ngx_event_t *ev);
+
 #endif

@@ -1,159 +1,181 @@
-//! The decision about a request: token, keys, policy, verdict.
+//! The decision about a request.
 
-use std::rc::Rc;
-
-use jwt_core::{Claims, Compact};
-
-use crate::conf::LocConf;
-use crate::error::Refusal;
+use crate::authenticate::{Progress, authenticate};
+use crate::authorize::authorize;
+use crate::conf::{LocConf, Phase};
+use crate::context::{Context, Outcome, Refused, Verified};
+use crate::dialect;
+use crate::error::{Cause, Reason, Refusal};
 use crate::ffi::Request;
-use crate::key_file::KeyRing;
+use crate::key_source::Patience;
 use crate::log::Level;
+use crate::output;
+use crate::token;
 
-/// What is known about the request's token under the rules of one location.
-#[derive(Debug)]
-pub(crate) struct Verdict {
-    outcome: Result<Claims, Refusal>,
-    /// The line that the error log gets if the request is refused.
-    line: String,
-}
-
-impl Verdict {
-    pub(crate) fn claims(&self) -> Option<&Claims> {
-        self.outcome.as_ref().ok()
-    }
-}
-
-/// The answer of the access phase.
+/// The answer of a phase handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// This location does not ask for a token.
+    /// Nothing is asked here, or in another phase.
     Off,
     Allowed,
     Refused(u16),
+    /// Keys are on their way; nginx calls again.
+    Wait,
 }
 
-/// Decides in the access phase, and says why in the log and in the challenge.
-pub(crate) fn decide(request: &mut Request<'_>) -> Decision {
+/// The access phase.
+pub(crate) fn access(request: &mut Request<'_>) -> Decision {
+    decide(request, Phase::Access)
+}
+
+/// The preaccess phase: headers that only claims may set are taken from the request, and the decision is made where
+/// `auth_jwt_phase preaccess` says so.
+pub(crate) fn preaccess(request: &mut Request<'_>) -> Decision {
     let conf = request.loc_conf();
-    let Some(auth) = conf.auth.as_ref() else { return Decision::Off };
-    let Some(realm) = &auth.realm else { return Decision::Off };
-    let verdict = verdict(request, conf);
-    let refusal = match verdict.as_deref() {
-        Some(Verdict { outcome: Ok(_), .. }) => return Decision::Allowed,
-        Some(Verdict { outcome: Err(refusal), line }) => {
-            request.log(refusal.level(), line);
-            refusal
-        }
-        None => {
-            request.log(Level::Error, &Refusal::Internal.line(None, ""));
-            &Refusal::Internal
-        }
-    };
-    // Without a token from elsewhere nothing is said about the Authorization header, which is not looked at.
-    let silent = auth.token.is_some() && matches!(refusal, Refusal::Missing);
-    if !silent
-        && let Some(challenge) = refusal.challenge(&request.complex_value(realm))
-        && !request.set_www_authenticate(&challenge)
-    {
-        return Decision::Refused(Refusal::Internal.status());
+    // A subrequest for keys carries no headers of the client, and must not wait for keys itself.
+    if request.is_key_request() {
+        return Decision::Off;
     }
-    if refusal.status() == 503 {
+    if !output::strip_claim_headers(request, conf) {
+        return Decision::Refused(Refusal::from(Cause::Internal).status);
+    }
+    let decision = decide(request, Phase::Preaccess);
+    if decision == Decision::Off && !conf.claim_headers().is_empty() {
+        // Here and not only in the access phase, which ends early where `satisfy any` lets another module decide.
+        expose(request, conf);
+    }
+    decision
+}
+
+/// Sets the headers if the token verifies with what is here.
+fn expose(request: &mut Request<'_>, conf: &LocConf) {
+    if !conf.reads_tokens() {
+        return;
+    }
+    if let Progress::Done(Outcome::Verified(verified)) = authenticate(request, conf, Patience::Now)
+        && let Some(context) = request.context()
+    {
+        output::set_claim_headers(request, conf, context, &verified.claims);
+    }
+}
+
+fn decide(request: &mut Request<'_>, phase: Phase) -> Decision {
+    let conf = request.loc_conf();
+    if !conf.is_enforced() {
+        return Decision::Off;
+    }
+    if conf.phase() != phase {
+        return Decision::Off;
+    }
+    if conf.lets_preflight_pass() && request.is_preflight() {
+        return Decision::Off;
+    }
+    let patience = if request.is_main() { Patience::MayWait } else { Patience::Now };
+    let outcome = match authenticate(request, conf, patience) {
+        Progress::Done(outcome) => outcome,
+        Progress::Wait if patience == Patience::MayWait => return Decision::Wait,
+        // nginx forbids a subrequest from waiting for another: only keys that are here count.
+        Progress::Wait => Outcome::Refused(std::rc::Rc::new(Refused {
+            refusal: Refusal { cause: Cause::KeysUnavailable, status: conf.key_error() },
+            kid: None,
+            keys: " cause=\"keys can't be fetched for a subrequest\"".to_owned(),
+        })),
+    };
+    let Some(context) = request.context() else {
+        return refuse(request, conf, &Refusal::from(Cause::Internal), None, "");
+    };
+    match outcome {
+        Outcome::Verified(verified) => match authorize(request, conf, context, &verified.claims) {
+            Ok(()) => allow(request, conf, context, &verified),
+            Err(refusal) => {
+                let kid = verified.claims.header().kid();
+                refuse(request, conf, &refusal, kid, &keys_of(conf))
+            }
+        },
+        Outcome::Refused(refused) => {
+            let Refused { refusal, kid, keys } = &*refused;
+            refuse(request, conf, refusal, kid.as_deref(), keys)
+        }
+    }
+}
+
+fn keys_of(conf: &LocConf) -> String {
+    conf.keys().map(crate::key_source::KeySources::describe).unwrap_or_default()
+}
+
+fn allow(
+    request: &mut Request<'_>,
+    conf: &LocConf,
+    context: &Context,
+    verified: &Verified,
+) -> Decision {
+    let claims = &verified.claims;
+    if !(output::set_claim_headers(request, conf, context, claims)
+        && output::set_cookie(request, conf, context, claims)
+        && output::challenge_accepted(request, conf))
+    {
+        return refuse(request, conf, &Refusal::from(Cause::Internal), None, "");
+    }
+    context.set_final_reason("ok");
+    if let Some(metrics) = request.main_conf().metrics.get() {
+        metrics.allowed(verified.cached);
+    }
+    Decision::Allowed
+}
+
+fn refuse(
+    request: &mut Request<'_>,
+    conf: &LocConf,
+    refusal: &Refusal,
+    kid: Option<&str>,
+    keys: &str,
+) -> Decision {
+    let reason = refusal.reason();
+    if let Some(context) = request.context() {
+        context.set_final_reason(reason.name());
+    }
+    if let Some(metrics) = request.main_conf().metrics.get() {
+        metrics.refused(reason, conf.is_dry_run());
+    }
+    log(request, conf, refusal, kid, keys);
+    if conf.is_dry_run() {
+        // Not "allowed": where `satisfy any` asks for one grant, this is none.
+        return Decision::Off;
+    }
+    if !output::challenge(request, conf, refusal) {
+        return Decision::Refused(Refusal::from(Cause::Internal).status);
+    }
+    if refusal.status == 503 {
         // The daemon or the operator mends the file within seconds.
         request.add_header_out("Retry-After", b"5");
     }
-    Decision::Refused(refusal.status())
+    Decision::Refused(refusal.status)
 }
 
-/// The claims that variables show: verified under the rules of the request's current location, whatever the
-/// phase; `None` for a location that does not read tokens and for a token that is not accepted.
-pub(crate) fn verified(request: &mut Request<'_>) -> Option<Rc<Verdict>> {
-    let conf = request.loc_conf();
-    // `auth_jwt off` alone: tokens mean nothing here. With token= they are read, though not required.
-    let reads = conf.auth.as_ref().is_some_and(|auth| auth.realm.is_some() || auth.token.is_some());
-    if !reads {
-        return None;
+fn log(
+    request: &mut Request<'_>,
+    conf: &LocConf,
+    refusal: &Refusal,
+    kid: Option<&str>,
+    keys: &str,
+) {
+    // A flood of bad tokens must not cost the making of lines that nobody sees.
+    if !request.logs(refusal.level()) {
+        return;
     }
-    verdict(request, conf)
-}
-
-/// Makes the verdict, or takes the one made before under the same configuration. `None`: no memory.
-fn verdict(request: &mut Request<'_>, conf: &LocConf) -> Option<Rc<Verdict>> {
-    if let Some(made) = request.verdict_for(conf) {
-        return Some(made);
-    }
-    let verdict = Rc::new(judge(request, conf));
-    request.keep_verdict(conf, Rc::clone(&verdict)).then_some(verdict)
-}
-
-fn judge(request: &mut Request<'_>, conf: &LocConf) -> Verdict {
-    let Some(ring) = conf.ring() else {
-        let refusal = Refusal::NoKeySource;
-        return Verdict { line: refusal.line(None, ""), outcome: Err(refusal) };
+    let verb = if conf.is_dry_run() { "would deny" } else { "denied" };
+    let line = if conf.dialect().is_kjdev() && refusal.reason() != Reason::Internal {
+        let token = token::find(request, conf).map(|token| token.text).unwrap_or_default();
+        dialect::kjdev_line(request, conf, refusal, token)
+    } else {
+        refusal.line(verb, kid, keys)
     };
-    let Some(keys) = ring.keys() else {
-        let refusal = Refusal::KeysUnavailable;
-        return Verdict { line: refusal.line(None, &ring.describe()), outcome: Err(refusal) };
-    };
-    let Some(token) = token(request, conf) else {
-        let refusal = Refusal::Missing;
-        return Verdict { line: refusal.line(None, &ring.describe()), outcome: Err(refusal) };
-    };
-    let compact = match Compact::parse(&token) {
-        Ok(compact) => compact,
-        Err(error) => {
-            let refusal = Refusal::Token(error.into());
-            return Verdict { line: refusal.line(None, &ring.describe()), outcome: Err(refusal) };
-        }
-    };
-    let kid = compact.header().kid().map(str::to_owned);
-    let outcome = compact
-        .verify(&keys)
-        .map_err(jwt_core::Rejection::from)
-        .and_then(|jws| Ok(conf.policy().validate(jws, request.now())?))
-        .map_err(|rejection| unknown_key(ring, Refusal::Token(rejection)));
-    let line = match &outcome {
-        Ok(_) => String::new(),
-        Err(refusal) => refusal.line(kid.as_deref(), &ring.describe()),
-    };
-    Verdict { outcome, line }
+    request.log(refusal.level(), &line);
 }
 
-/// A key that nobody knows may stand in a newer version of the file: the next look is brought forward, and while
-/// that version is one that could not be used, the fault is ours.
-fn unknown_key(ring: &KeyRing, refusal: Refusal) -> Refusal {
-    if !refusal.is_unknown_key() {
-        return refusal;
-    }
-    for file in ring.files() {
-        file.look_soon();
-    }
-    if ring.is_refused() { Refusal::KeysUnavailable } else { refusal }
-}
-
-/// The token's text: from `token=`, or from `Authorization: Bearer` (RFC 6750 §2.1).
-fn token(request: &mut Request<'_>, conf: &LocConf) -> Option<Vec<u8>> {
-    match conf.auth.as_ref().and_then(|auth| auth.token.as_ref()) {
-        Some(variable) => {
-            let value = request.variable(variable)?;
-            let token = bearer(&value).unwrap_or(&value);
-            (!token.is_empty()).then(|| token.to_vec())
-        }
-        None => {
-            let token = bearer(request.authorization()?)?;
-            (!token.is_empty()).then(|| token.to_vec())
-        }
-    }
-}
-
-/// What follows the scheme, whose case does not matter (RFC 9110 §11.1).
-fn bearer(credentials: &[u8]) -> Option<&[u8]> {
-    let (scheme, rest) = credentials.split_at_checked(6)?;
-    if !scheme.eq_ignore_ascii_case(b"bearer") {
-        return None;
-    }
-    match rest.first() {
-        None => Some(rest),
-        Some(b' ') => Some(rest.trim_ascii_start()),
-        Some(_) => None,
-    }
+/// A bug was caught: the request gets an answer, and the log a line.
+pub(crate) fn internal_error(request: &Request<'_>) -> u16 {
+    let refusal = Refusal::from(Cause::Internal);
+    request.log(Level::Error, &refusal.line("denied", None, ""));
+    refusal.status
 }

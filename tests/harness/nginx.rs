@@ -23,6 +23,8 @@ pub struct NginxBuilder {
     jwks: PathBuf,
     servers: String,
     edits: Vec<(String, String, String)>,
+    /// The main and the http level, instead of the shipped configuration.
+    bare: Option<(String, String)>,
 }
 
 /// The result of `nginx -t`.
@@ -51,7 +53,32 @@ impl NginxBuilder {
             jwks,
             servers: String::new(),
             edits: Vec::new(),
+            bare: None,
         }
+    }
+
+    /// Nothing but the module and this text in `http {}`, in which LISTEN, SERVICE and DIR mean what they do in
+    /// [`NginxBuilder::with`]. Files for it go to DIR/public.
+    #[must_use]
+    pub fn bare(http: &str) -> Self {
+        Self { bare: Some((String::new(), http.to_owned())), ..Self::new() }
+    }
+
+    /// Adds text to the main level of a bare configuration, such as `master_process off;`.
+    ///
+    /// # Panics
+    /// If it is the shipped one.
+    #[must_use]
+    pub fn main_level(mut self, text: &str) -> Self {
+        self.bare.as_mut().expect("a bare configuration").0.push_str(text);
+        self
+    }
+
+    /// Writes a file that nginx reads, to DIR/public.
+    #[must_use]
+    pub fn file(self, name: &str, text: &str) -> Self {
+        self.scratch.replace(&format!("public/{name}"), text.as_bytes());
+        self
     }
 
     /// The daemon's two listeners, and the file that it writes.
@@ -101,6 +128,9 @@ impl NginxBuilder {
 
     fn write(&self) {
         let dir = self.scratch.path().display().to_string();
+        if let Some((main, http)) = &self.bare {
+            return self.write_bare(main, http);
+        }
         let mut arguments = vec![
             dir.clone(),
             format!("listen={}", self.listen.address()),
@@ -120,12 +150,37 @@ impl NginxBuilder {
         for (file, old, new) in &self.edits {
             self.swap(file, old, new);
         }
-        let text = self
-            .servers
-            .replace("LISTEN", &self.listen.address().to_string())
-            .replace("SERVICE", &self.service.address().to_string())
-            .replace("DIR", &dir);
+        let text = self.fill(&self.servers);
         self.scratch.replace("conf/conf.d/test.conf", text.as_bytes());
+    }
+
+    fn fill(&self, text: &str) -> String {
+        text.replace("LISTEN", &self.listen.address().to_string())
+            .replace("SERVICE", &self.service.address().to_string())
+            .replace("DIR", &self.scratch.path().display().to_string())
+    }
+
+    fn write_bare(&self, main: &str, http: &str) {
+        for folder in ["conf", "state"] {
+            fs::create_dir_all(self.scratch.join(folder)).expect("a folder");
+        }
+        let module = match is_host() {
+            true => built("ngx_http_jwt_module.so").display().to_string(),
+            false => "modules/ngx_http_jwt_module.so".to_owned(),
+        };
+        let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("    {kind}_temp_path DIR/state/{kind};\n"))
+            .concat();
+        let http = format!("{http}\n{}", self.servers);
+        // The text under test begins on line 2 of a file of its own, as a user's would.
+        self.scratch.replace("conf/http.conf", format!("\n{}", self.fill(&http)).as_bytes());
+        let user = if !is_host() || is_root() { "user www-data;" } else { "" };
+        let text = format!(
+            "load_module {module};\n{user}\nworker_processes 2;\npid DIR/state/nginx.pid;\n\
+             error_log DIR/state/error.log info;\n{main}\nevents {{ worker_connections 1024; }}\n\
+             http {{\n    access_log DIR/state/access.log;\n{temp}    include http.conf;\n}}\n"
+        );
+        self.scratch.replace("conf/nginx.conf", self.fill(&text).as_bytes());
     }
 
     fn swap(&self, file: &str, old: &str, new: &str) {
@@ -228,6 +283,14 @@ pub struct Nginx {
 }
 
 impl Nginx {
+    /// A server with this text in it and nothing else, and the key set of `key` as DIR/public/jwks.json.
+    #[must_use]
+    pub fn server(key: &crate::SigningKey, server: &str) -> Self {
+        NginxBuilder::bare(&format!("server {{ listen LISTEN;\n{server}\n}}"))
+            .jwks(&crate::jwks(&[key]))
+            .start()
+    }
+
     /// The shipped configuration with this JWK Set.
     #[must_use]
     pub fn shipped(jwks: &str) -> Self {
@@ -299,18 +362,29 @@ impl Nginx {
         self.builder.swap(file, old, new);
     }
 
-    /// The process ids of the workers that serve.
+    /// The process ids of the two workers that serve.
     ///
     /// # Panics
-    /// If the system does not tell.
+    /// If the system does not tell, or there are not two.
     #[must_use]
     pub fn workers(&self) -> Vec<String> {
+        // A worker has its name only some time after it was started.
+        eventually("two workers serve", || {
+            Some(self.serving()).filter(|workers| workers.len() == 2)
+        })
+    }
+
+    fn serving(&self) -> Vec<String> {
         let master = self.master();
         let output = Command::new("ps").args(["-o", "pid=,args=", "--ppid", &master]).output();
         let output = String::from_utf8(output.expect("ps").stdout).expect("text");
+        // Under valgrind a process can't change its title: then old workers count until they have ended.
+        let is_titled = std::env::var_os("JWTUNNEL_MEMCHECK").is_none();
         output
             .lines()
-            .filter(|line| line.contains("worker process") && !line.contains("shutting down"))
+            .filter(|line| {
+                !is_titled || (line.contains("worker process") && !line.contains("shutting down"))
+            })
             .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
             .collect()
     }
@@ -351,7 +425,7 @@ impl Nginx {
         let old = self.workers();
         self.send_reload();
         eventually("new workers serve", || {
-            let serving = self.workers();
+            let serving = self.serving();
             (serving.len() == 2 && serving.iter().all(|worker| !old.contains(worker))).then_some(())
         });
     }
@@ -377,6 +451,12 @@ impl Drop for Nginx {
         }
         self.process = None;
     }
+}
+
+/// Whether nginx, started by us, can change its user.
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
 fn container_name(scratch: &Scratch) -> String {

@@ -21,36 +21,36 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 /// Longer than anything here takes; a test that reaches it has failed.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// The base64url form of the test key that signs every token here.
 const TEST_KEY: &str = "dGhpcyBrZXkgaXMgb25seSBmb3IgdGVzdHMsIDMyKyBieXRlcw";
 
-pub type Ws = WebSocketStream<TcpStream>;
+pub(crate) type Ws = WebSocketStream<TcpStream>;
 
 /// A server that is being served until the test ends.
-pub struct Bench {
-    pub server: Arc<Server>,
-    pub address: SocketAddr,
+pub(crate) struct Bench {
+    pub(crate) server: Arc<Server>,
+    pub(crate) address: SocketAddr,
     http: reqwest::Client,
 }
 
 /// An HTTP answer.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub kind: String,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) kind: String,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
 
     /// The text of a JSON error with this status.
     #[track_caller]
-    pub fn error(&self, status: u16) -> String {
+    pub(crate) fn error(&self, status: u16) -> String {
         assert_eq!(self.status, status, "{self:?}");
         assert!(self.kind.starts_with("application/json"), "{self:?}");
         self.json()["error"].as_str().unwrap_or_else(|| panic!("no error: {self:?}")).to_owned()
@@ -58,7 +58,7 @@ impl Answer {
 }
 
 /// Timings that make tests quick where they wait for a deadline.
-pub fn quick() -> Timings {
+pub(crate) fn quick() -> Timings {
     Timings {
         linger: Duration::from_millis(300),
         close: Duration::from_secs(1),
@@ -67,11 +67,11 @@ pub fn quick() -> Timings {
 }
 
 /// A token for `identifier`, valid for an hour.
-pub fn token(identifier: &str) -> String {
+pub(crate) fn token(identifier: &str) -> String {
     token_with(&json!({"identifier": identifier, "exp": Clock::system().unix_now() + 3_600}))
 }
 
-pub fn token_with(claims: &Value) -> String {
+pub(crate) fn token_with(claims: &Value) -> String {
     let key = EncodingKey::from_base64_secret(&format!("{TEST_KEY}==")).unwrap_or_else(|_| {
         use base64::Engine;
         let raw = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(TEST_KEY).unwrap();
@@ -82,18 +82,18 @@ pub fn token_with(claims: &Value) -> String {
 
 impl Bench {
     /// A server where everybody is the same caller.
-    pub async fn open(settings: Settings) -> Self {
+    pub(crate) async fn open(settings: Settings) -> Self {
         Self::start(settings, Mode::None).await
     }
 
     /// A server that wants [`token`]s.
-    pub async fn with_tokens(settings: Settings) -> Self {
+    pub(crate) async fn with_tokens(settings: Settings) -> Self {
         let set = json!({"keys": [{"kty": "oct", "alg": "HS256", "k": TEST_KEY}]}).to_string();
         let keys = JwkSet::parse(set.as_bytes()).unwrap();
         Self::start(settings, Mode::Jwt(Arc::new(ArcSwap::from_pointee(keys)))).await
     }
 
-    pub async fn start(mut settings: Settings, mode: Mode) -> Self {
+    pub(crate) async fn start(mut settings: Settings, mode: Mode) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         settings.own_listeners.push(address);
@@ -105,12 +105,12 @@ impl Bench {
         Self { server, address, http }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// A request with a body that need not be JSON.
-    pub async fn send(&self, method: &str, path: &str, token: &str, body: &str) -> Answer {
+    pub(crate) async fn send(&self, method: &str, path: &str, token: &str, body: &str) -> Answer {
         let method = method.parse().unwrap();
         let mut request = self.http.request(method, format!("{}{path}", self.url()));
         if !token.is_empty() {
@@ -123,19 +123,23 @@ impl Bench {
         Answer { status, kind, text: response.text().await.unwrap() }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send("GET", path, "", "").await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send("POST", path, "", &body.to_string()).await
     }
 
-    pub async fn delete(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn delete(&self, path: &str, body: &Value) -> Answer {
         self.send("DELETE", path, "", &body.to_string()).await
     }
 
-    pub async fn websocket(&self, path: &str, token: &str) -> Result<Ws, tungstenite::Error> {
+    pub(crate) async fn websocket(
+        &self,
+        path: &str,
+        token: &str,
+    ) -> Result<Ws, tungstenite::Error> {
         let url = format!("ws://{}{path}", self.address);
         let mut request = url.into_client_request().unwrap();
         if !token.is_empty() {
@@ -147,7 +151,7 @@ impl Bench {
     }
 
     /// The status with which a websocket is refused.
-    pub async fn refused(&self, path: &str, token: &str) -> u16 {
+    pub(crate) async fn refused(&self, path: &str, token: &str) -> u16 {
         match self.websocket(path, token).await {
             Err(tungstenite::Error::Http(response)) => response.status().as_u16(),
             other => panic!("expected a refusal, got {other:?}"),
@@ -155,7 +159,7 @@ impl Bench {
     }
 
     /// A connected channel without a feature.
-    pub async fn channel(&self, token: &str) -> (u64, Ws) {
+    pub(crate) async fn channel(&self, token: &str) -> (u64, Ws) {
         let answer = self.send("POST", "/channels", token, r#"{"version": "1.0.13"}"#).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         let id = answer.json()["channel_id"].as_u64().unwrap();
@@ -164,7 +168,7 @@ impl Bench {
     }
 
     /// A forward tunnel to a port of 127.0.0.1, on a new channel.
-    pub async fn forward(&self, port: u16) -> (u64, Ws) {
+    pub(crate) async fn forward(&self, port: u16) -> (u64, Ws) {
         let (id, ws) = self.channel("").await;
         let wish = json!({"exit_address": "127.0.0.1", "exit_port": port, "reverse": false});
         let answer = self.post(&format!("/channels/{id}/tunnels"), &wish).await;
@@ -173,18 +177,18 @@ impl Bench {
     }
 
     /// A websocket of the first tunnel of a channel.
-    pub async fn data(&self, channel: u64) -> Ws {
+    pub(crate) async fn data(&self, channel: u64) -> Ws {
         self.websocket(&format!("/channels/{channel}/tunnels/1/connect"), "").await.unwrap()
     }
 
     /// Waits until the server holds exactly this.
-    pub async fn settles(&self, expected: Census) {
+    pub(crate) async fn settles(&self, expected: Census) {
         eventually(&format!("{expected:?}"), || self.server.census() == expected).await;
     }
 }
 
 /// Polls `condition`, which may not be true yet.
-pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
     while !condition() {
         assert!(Instant::now() < end, "never: {what}");
@@ -193,7 +197,7 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// The next message that is no ping or pong.
-pub async fn next(ws: &mut Ws) -> Option<Message> {
+pub(crate) async fn next(ws: &mut Ws) -> Option<Message> {
     loop {
         match timeout(LIMIT, ws.next()).await.expect("a message in time") {
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
@@ -204,7 +208,7 @@ pub async fn next(ws: &mut Ws) -> Option<Message> {
 }
 
 /// The code of the CLOSE that comes next, after any data.
-pub async fn close_code(ws: &mut Ws) -> Option<u16> {
+pub(crate) async fn close_code(ws: &mut Ws) -> Option<u16> {
     loop {
         match next(ws).await? {
             Message::Close(frame) => return frame.map(|frame| frame.code.into()),
@@ -213,16 +217,16 @@ pub async fn close_code(ws: &mut Ws) -> Option<u16> {
     }
 }
 
-pub async fn text(ws: &mut Ws, text: &str) {
+pub(crate) async fn text(ws: &mut Ws, text: &str) {
     ws.send(Message::Text(text.into())).await.unwrap();
 }
 
-pub async fn binary(ws: &mut Ws, data: &[u8]) {
+pub(crate) async fn binary(ws: &mut Ws, data: &[u8]) {
     ws.send(Message::Binary(data.to_vec().into())).await.unwrap();
 }
 
 /// A TCP service: `serve` gets each connection.
-pub async fn service<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> u16
+pub(crate) async fn service<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> u16
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -237,7 +241,7 @@ where
 }
 
 /// Sends back what it gets, and ends when its client does.
-pub async fn echo() -> u16 {
+pub(crate) async fn echo() -> u16 {
     service(async |mut stream: TcpStream| {
         let (mut reader, mut writer) = stream.split();
         let _ = tokio::io::copy(&mut reader, &mut writer).await;
@@ -246,17 +250,17 @@ pub async fn echo() -> u16 {
 }
 
 /// A port that nothing listens on.
-pub async fn closed_port() -> u16 {
+pub(crate) async fn closed_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap().port()
 }
 
-pub async fn dial(address: SocketAddr) -> TcpStream {
+pub(crate) async fn dial(address: SocketAddr) -> TcpStream {
     TcpStream::connect(address).await.unwrap()
 }
 
 /// Writes, ends the direction, and reads to the end.
-pub async fn exchange(mut stream: TcpStream, data: &[u8]) -> Vec<u8> {
+pub(crate) async fn exchange(mut stream: TcpStream, data: &[u8]) -> Vec<u8> {
     stream.write_all(data).await.unwrap();
     stream.shutdown().await.unwrap();
     let mut answer = Vec::new();

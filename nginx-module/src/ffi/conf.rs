@@ -15,8 +15,10 @@ use nginx_sys::{
     ngx_int_t, ngx_str_t,
 };
 
-use super::shim;
+use super::regex::Regex;
+use super::{ReplayZone, entry, shim};
 use crate::log::Level;
+use crate::variables::SetVariable;
 
 /// A text with variables, compiled (`ngx_http_complex_value_t`).
 pub(crate) struct ComplexValue(pub(super) ngx_http_complex_value_t);
@@ -93,6 +95,39 @@ impl<'c> Conf<'c> {
             }
             Some(PathBuf::from(OsStr::from_bytes(bytes(&name))))
         }
+    }
+
+    /// Compiles a regular expression.
+    ///
+    /// # Errors
+    /// The library's text.
+    pub(crate) fn regex(&mut self, pattern: &str) -> Result<Regex, String> {
+        // SAFETY: [I2] [I3] the cycle's pool outlives the configuration that holds the expression.
+        unsafe { Regex::compile(pattern, (*self.cf.as_ptr()).pool) }
+    }
+
+    /// Defines the variable `name` (without `$`); `None` if nginx has refused it and logged why.
+    pub(crate) fn add_set_variable(&mut self, name: &'c [u8], variable: SetVariable) -> Option<()> {
+        // SAFETY: [I2]
+        unsafe { entry::add_set_variable(self.cf.as_ptr(), name, variable) }
+    }
+
+    /// Takes over the location's requests (`clcf->handler`).
+    pub(crate) fn handle_content(&mut self) -> bool {
+        // SAFETY: [I2]
+        unsafe { entry::set_content_handler(self.cf.as_ptr()) }
+    }
+
+    /// The zone `name` for tokens that were used, made with the configuration; `None` if nginx has refused it and
+    /// logged why.
+    pub(crate) fn replay_zone(&mut self, name: &'c [u8], size: usize) -> Option<ReplayZone> {
+        // SAFETY: [I2]
+        unsafe { ReplayZone::add(self.cf.as_ptr(), name, size) }
+    }
+
+    /// A size in nginx's syntax.
+    pub(crate) fn size(&self, text: &[u8]) -> Option<usize> {
+        shim::parse_size(text)
     }
 
     /// A time in nginx's syntax, with a precision of seconds.

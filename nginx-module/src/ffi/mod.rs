@@ -16,11 +16,19 @@
 
 mod conf;
 mod entry;
+mod headers;
+mod regex;
+mod replay;
 mod request;
 mod shim;
+mod sleeper;
+mod subrequest;
 mod watch;
 mod zone;
 
 pub(crate) use conf::{ComplexValue, Conf, VariableIndex};
+pub(crate) use regex::Regex;
+pub(crate) use replay::{LEAST_BYTES, ReplayZone, Seen};
 pub(crate) use request::Request;
-pub(crate) use zone::Zone;
+pub(crate) use sleeper::Sleeper;
+pub(crate) use zone::{Counts, Metrics, Zone};

@@ -1,4 +1,4 @@
-//! The timers that look at the key files.
+//! The timers that look at the files.
 
 use core::mem;
 use core::ptr::NonNull;
@@ -10,13 +10,13 @@ use ngx::core::Pool;
 
 use super::{Zone, shim};
 use crate::conf::MainConf;
-use crate::key_file::KeyFile;
 use crate::log::Level;
+use crate::watched_file::WatchedFile;
 
 /// A timer in the pool of its cycle.
 struct Watch {
     event: ngx_event_t,
-    file: Rc<KeyFile>,
+    file: Rc<WatchedFile>,
     zone: Option<Zone>,
 }
 
@@ -36,23 +36,14 @@ impl Drop for Watch {
 /// `cycle` is valid, and nginx's event loop is set up.
 pub(super) unsafe fn start(cycle: *mut ngx_cycle_t, main: &MainConf) -> bool {
     // Which keys they are is said below.
-    main.adopt_keys(|(level, line)| {
+    main.adopt_files(|(level, line)| {
         if level != Level::Notice {
             log(level, &line);
         }
     });
     for file in main.files() {
         if file.generation() > 0 {
-            log(
-                Level::Notice,
-                &format!(
-                    "jwt: keyset {} gen={} keys={} source={}",
-                    file.name(),
-                    file.generation(),
-                    file.keys().map_or(0, |keys| keys.len()),
-                    file.path().display()
-                ),
-            );
+            log(Level::Notice, &file.describe());
         }
         // SAFETY: the caller vouches for the cycle; its pool lives as long.
         let pool = unsafe { Pool::from_ngx_pool((*cycle).pool) };
@@ -88,7 +79,7 @@ pub(super) unsafe fn start(cycle: *mut ngx_cycle_t, main: &MainConf) -> bool {
     true
 }
 
-fn interval(file: &KeyFile) -> ngx_msec_t {
+fn interval(file: &WatchedFile) -> ngx_msec_t {
     ngx_msec_t::try_from(file.refresh().as_millis()).unwrap_or(ngx_msec_t::MAX / 2)
 }
 

@@ -1,35 +1,51 @@
-//! The shared-memory zone of the last good key files: what a reload and a respawned worker start from while a file
-//! on disk is bad. nginx makes it by itself; there is no directive.
+//! Shared memory: the last good files, the counters, and the tokens that were used.
 //!
-//! The zone holds a list of entries, one for each path. Each entry and each text is an allocation of the zone's slab
-//! pool; the pool's own mutex guards all of it, and the master releases that mutex if a worker dies holding it.
+//! The zone of the module is made by itself; there is no directive. It holds what a reload and a respawned worker
+//! start from while a file on disk is bad, and what is counted over all workers. Each part is an allocation of the
+//! zone's slab pool; the pool's own mutex guards the list of texts, and the master releases that mutex if a worker
+//! dies holding it. Counters are atomic and need none.
 
-use core::mem;
 use core::ptr::{self, NonNull};
 use core::slice;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use nginx_sys::{
-    NGX_OK, ngx_conf_t, ngx_int_t, ngx_shared_memory_add, ngx_shm_zone_t, ngx_shmtx_lock,
-    ngx_shmtx_unlock, ngx_slab_alloc_locked, ngx_slab_free_locked, ngx_slab_pool_t, ngx_str_t,
+    NGX_ERROR, NGX_OK, ngx_conf_t, ngx_int_t, ngx_shared_memory_add, ngx_shm_zone_t,
+    ngx_shmtx_lock, ngx_shmtx_unlock, ngx_slab_alloc_locked, ngx_slab_calloc, ngx_slab_free_locked,
+    ngx_slab_pool_t, ngx_str_t, ngx_worker,
 };
 
 use super::entry;
+use crate::error::Reason;
 
 /// Room for some files of the largest size; only pages that are used take memory.
-const SIZE: usize = 8 * 1024 * 1024;
-const NAME: &str = "ngx_http_jwt_keys";
+const SIZE: usize = 32 * 1024 * 1024;
+const NAME: &str = "ngx_http_jwt";
 
 /// The zone of one cycle.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Zone(NonNull<ngx_shm_zone_t>);
 
+/// Where the slab pool's `data` points to.
+#[repr(C)]
+struct Root {
+    entries: *mut Entry,
+    counters: [Slot; SLOTS],
+}
+
+/// One file's text. A new version is a new entry, so that a worker killed here leaves the old one or the new.
 #[repr(C)]
 struct Entry {
     next: *mut Entry,
-    path: *mut u8,
-    path_len: usize,
-    text: *mut u8,
-    text_len: usize,
+    name: *mut u8,
+    name_len: usize,
+    text: *mut Text,
+}
+
+#[repr(C)]
+struct Text {
+    len: usize,
+    // The bytes follow.
 }
 
 impl Zone {
@@ -38,121 +54,252 @@ impl Zone {
     /// # Safety
     /// `cf` is what nginx gave to a callback.
     pub(super) unsafe fn add(cf: *mut ngx_conf_t) -> Option<Self> {
-        let mut name = ngx_str_t { len: NAME.len(), data: NAME.as_ptr().cast_mut() };
-        // SAFETY: the caller vouches for cf; the name is static; the tag only tells modules apart.
-        let zone = unsafe { ngx_shared_memory_add(cf, &raw mut name, SIZE, entry::tag()) };
-        let zone = NonNull::new(zone)?;
-        // SAFETY: nginx has just returned it.
-        unsafe { (*zone.as_ptr()).init = Some(init) };
-        Some(Self(zone))
+        // SAFETY: the caller vouches for cf.
+        unsafe { add_zone(cf, NAME.as_bytes(), SIZE, init).map(Self) }
     }
 
-    /// The last good text of the file `path`.
-    pub(crate) fn load(&self, path: &[u8]) -> Option<Vec<u8>> {
-        let pool = self.lock()?;
+    /// The last good text under `name`.
+    pub(crate) fn load(&self, name: &[u8]) -> Option<Vec<u8>> {
+        let pool = lock(self.0)?;
         // SAFETY: the pool is locked, and its entries are complete whenever it is.
         unsafe {
-            let entry = find(pool.0, path);
-            entry.as_ref().map(|entry| slice::from_raw_parts(entry.text, entry.text_len).to_vec())
+            let entry = find(pool.root::<Root>()?, name).as_ref()?;
+            Some(text_of(entry).to_vec())
         }
     }
 
-    /// Keeps `text` as the last good one of the file `path`. `false`: the zone is full.
-    pub(crate) fn store(&self, path: &[u8], text: &[u8]) -> bool {
-        let Some(pool) = self.lock() else { return false };
+    /// Keeps `text` as the last good one under `name`. `false`: the zone is full.
+    pub(crate) fn store(&self, name: &[u8], text: &[u8]) -> bool {
+        let Some(pool) = lock(self.0) else { return false };
         // SAFETY: the pool is locked. A new text is complete before an entry points to it, and an entry before the
-        // list does, so that a worker killed here leaves the old state.
+        // list does.
         unsafe {
-            let entry = find(pool.0, path);
+            let Some(root) = pool.root::<Root>() else { return false };
+            let entry = find(root, name);
             if let Some(entry) = entry.as_ref()
-                && slice::from_raw_parts(entry.text, entry.text_len) == text
+                && text_of(entry) == text
             {
                 return true;
             }
-            let Some(copy) = copy(pool.0, text) else { return false };
+            let Some(new) = pool.alloc(size_of::<Text>() + text.len()) else { return false };
+            let new = new.cast::<Text>();
+            new.write(Text { len: text.len() });
+            ptr::copy_nonoverlapping(text.as_ptr(), new.as_ptr().add(1).cast::<u8>(), text.len());
             if let Some(entry) = entry.as_mut() {
-                let old = mem::replace(&mut entry.text, copy.as_ptr());
-                entry.text_len = text.len();
-                ngx_slab_free_locked(pool.0, old.cast());
+                let old = core::mem::replace(&mut entry.text, new.as_ptr());
+                pool.free(old.cast());
                 return true;
             }
-            let name = self::copy(pool.0, path);
-            let entry = ngx_slab_alloc_locked(pool.0, size_of::<Entry>()).cast::<Entry>();
-            let (Some(name), Some(new)) = (name, NonNull::new(entry)) else {
-                ngx_slab_free_locked(pool.0, copy.as_ptr().cast());
-                if let Some(name) = name {
-                    ngx_slab_free_locked(pool.0, name.as_ptr().cast());
+            let (copy, entry) = (pool.alloc(name.len().max(1)), pool.alloc(size_of::<Entry>()));
+            let (Some(copy), Some(entry)) = (copy, entry) else {
+                pool.free(new.as_ptr().cast());
+                for half in [copy, entry].into_iter().flatten() {
+                    pool.free(half.as_ptr());
                 }
                 return false;
             };
-            new.write(Entry {
-                next: (*pool.0).data.cast(),
-                path: name.as_ptr(),
-                path_len: path.len(),
-                text: copy.as_ptr(),
-                text_len: text.len(),
+            ptr::copy_nonoverlapping(name.as_ptr(), copy.as_ptr(), name.len());
+            let entry = entry.cast::<Entry>();
+            entry.write(Entry {
+                next: (*root).entries,
+                name: copy.as_ptr(),
+                name_len: name.len(),
+                text: new.as_ptr(),
             });
-            (*pool.0).data = new.as_ptr().cast();
+            (*root).entries = entry.as_ptr();
             true
         }
     }
 
-    fn lock(&self) -> Option<Locked> {
-        // SAFETY: [I3] the zone lives as long as its cycle, and is mapped once the configuration is in force.
-        unsafe {
-            let pool = (*self.0.as_ptr()).shm.addr.cast::<ngx_slab_pool_t>();
-            if pool.is_null() {
-                return None;
-            }
-            ngx_shmtx_lock(&raw mut (*pool).mutex);
-            Some(Locked(pool))
-        }
-    }
-}
-
-/// The locked pool; unlocked when it goes out of scope.
-struct Locked(*mut ngx_slab_pool_t);
-
-impl Drop for Locked {
-    fn drop(&mut self) {
-        // SAFETY: made by Zone::lock alone, which has locked it.
-        unsafe { ngx_shmtx_unlock(&raw mut (*self.0).mutex) };
+    /// The counters, once the zone is mapped.
+    pub(super) fn metrics(&self) -> Option<Metrics> {
+        let pool = lock(self.0)?;
+        // SAFETY: the root lives as long as the mapping, and that as long as the cycle; counters never move.
+        unsafe { Some(Metrics(NonNull::new(&raw mut (*pool.root::<Root>()?).counters)?)) }
     }
 }
 
 /// # Safety
-/// `pool` is locked.
-unsafe fn find(pool: *mut ngx_slab_pool_t, path: &[u8]) -> *mut Entry {
+/// `entry` is complete and the pool is locked.
+unsafe fn text_of(entry: &Entry) -> &[u8] {
+    // SAFETY: the caller vouches for it; the bytes follow their length.
+    unsafe { slice::from_raw_parts(entry.text.add(1).cast::<u8>(), (*entry.text).len) }
+}
+
+/// # Safety
+/// `root` is valid and the pool is locked.
+unsafe fn find(root: *mut Root, name: &[u8]) -> *mut Entry {
     // SAFETY: the list is this module's alone and complete while the pool is locked; all processes that share the
     // mapping have it at the same address, since they were forked from the one that made it.
     unsafe {
-        let mut entry = (*pool).data.cast::<Entry>();
-        while !entry.is_null() && slice::from_raw_parts((*entry).path, (*entry).path_len) != path {
+        let mut entry = (*root).entries;
+        while !entry.is_null() && slice::from_raw_parts((*entry).name, (*entry).name_len) != name {
             entry = (*entry).next;
         }
         entry
     }
 }
 
-/// # Safety
-/// `pool` is locked.
-unsafe fn copy(pool: *mut ngx_slab_pool_t, bytes: &[u8]) -> Option<NonNull<u8>> {
-    // SAFETY: the caller vouches for the pool, which gives at least one byte.
-    let to = unsafe { ngx_slab_alloc_locked(pool, bytes.len().max(1)) }.cast::<u8>();
-    let to = NonNull::new(to)?;
-    // SAFETY: a new allocation of that size.
-    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
-    Some(to)
+/// nginx has mapped the zone; after a reload what the cycle before has put there is still there.
+unsafe extern "C" fn init(zone: *mut ngx_shm_zone_t, _: *mut core::ffi::c_void) -> ngx_int_t {
+    // SAFETY: [I2]
+    unsafe { init_root::<Root>(zone) }
 }
 
-/// nginx has mapped the zone. There is nothing to set up: an empty list is a null pointer, and after a reload the
-/// list of the cycle before is still there.
-unsafe extern "C" fn init(zone: *mut ngx_shm_zone_t, _: *mut core::ffi::c_void) -> ngx_int_t {
-    // SAFETY: [I2] the slab pool is at the start of the zone's memory.
+/// Makes the root of a zone that is new: zeroes, which is an empty list and counters that have counted nothing.
+///
+/// # Safety
+/// `zone` is what nginx gave to the zone's init callback, and zeroes are a valid `T`.
+pub(super) unsafe fn init_root<T>(zone: *mut ngx_shm_zone_t) -> ngx_int_t {
+    // SAFETY: the slab pool is at the start of the zone's memory.
     unsafe {
         let pool = (*zone).shm.addr.cast::<ngx_slab_pool_t>();
-        // A text that does not fit is reported by this module, with the file's name.
+        // What does not fit is reported by this module, with the file's name.
         (*pool).set_log_nomem(0);
+        if (*pool).data.is_null() {
+            (*pool).data = ngx_slab_calloc(pool, size_of::<T>());
+        }
+        if (*pool).data.is_null() { NGX_ERROR as ngx_int_t } else { NGX_OK as ngx_int_t }
     }
-    NGX_OK as ngx_int_t
+}
+
+type Init = unsafe extern "C" fn(*mut ngx_shm_zone_t, *mut core::ffi::c_void) -> ngx_int_t;
+
+/// # Safety
+/// `cf` is what nginx gave to a callback.
+pub(super) unsafe fn add_zone(
+    cf: *mut ngx_conf_t,
+    name: &[u8],
+    size: usize,
+    init: Init,
+) -> Option<NonNull<ngx_shm_zone_t>> {
+    let mut name = ngx_str_t { len: name.len(), data: name.as_ptr().cast_mut() };
+    // SAFETY: the caller vouches for cf; the name lives as long as the configuration; the tag only tells modules
+    // apart, and one build of this module from another.
+    let zone = unsafe { ngx_shared_memory_add(cf, &raw mut name, size, entry::tag()) };
+    let zone = NonNull::new(zone)?;
+    // SAFETY: nginx has just returned it.
+    unsafe { (*zone.as_ptr()).init = Some(init) };
+    Some(zone)
+}
+
+/// A locked slab pool; unlocked when it goes out of scope.
+pub(super) struct Locked(*mut ngx_slab_pool_t);
+
+/// `None` while the zone is not mapped.
+pub(super) fn lock(zone: NonNull<ngx_shm_zone_t>) -> Option<Locked> {
+    // SAFETY: [I3] the zone lives as long as its cycle, and is mapped once the configuration is in force.
+    unsafe {
+        let pool = (*zone.as_ptr()).shm.addr.cast::<ngx_slab_pool_t>();
+        if pool.is_null() {
+            return None;
+        }
+        ngx_shmtx_lock(&raw mut (*pool).mutex);
+        Some(Locked(pool))
+    }
+}
+
+impl Locked {
+    pub(super) fn root<T>(&self) -> Option<*mut T> {
+        // SAFETY: the pool is mapped; its data is set by init_root.
+        let root = unsafe { (*self.0).data };
+        (!root.is_null()).then_some(root.cast())
+    }
+
+    pub(super) fn alloc(&self, size: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the pool is locked.
+        NonNull::new(unsafe { ngx_slab_alloc_locked(self.0, size) }.cast())
+    }
+
+    /// # Safety
+    /// `part` was allocated from this pool, and nothing points to it any more.
+    pub(super) unsafe fn free(&self, part: *mut u8) {
+        // SAFETY: the caller vouches for it; the pool is locked.
+        unsafe { ngx_slab_free_locked(self.0, part.cast()) }
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // SAFETY: made by `lock` alone, which has locked it.
+        unsafe { ngx_shmtx_unlock(&raw mut (*self.0).mutex) };
+    }
+}
+
+/// Workers that count in a place of their own, so that they do not share a cache line; more share.
+const SLOTS: usize = 32;
+const REASONS: usize = Reason::ALL.len();
+
+#[repr(C, align(64))]
+struct Slot {
+    allowed: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    denied: [AtomicU64; REASONS],
+    would_deny: [AtomicU64; REASONS],
+}
+
+/// What is counted over all workers since nginx was started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Metrics(NonNull<[Slot; SLOTS]>);
+
+impl core::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Slot")
+    }
+}
+
+/// The sums, by the order of [`Reason::ALL`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) allowed: u64,
+    pub(crate) hits: u64,
+    pub(crate) misses: u64,
+    pub(crate) denied: [u64; REASONS],
+    pub(crate) would_deny: [u64; REASONS],
+}
+
+impl Metrics {
+    fn slots(&self) -> &[Slot; SLOTS] {
+        // SAFETY: the mapping outlives the cycle, and everything in it is atomic.
+        unsafe { self.0.as_ref() }
+    }
+
+    fn slot(&self) -> &Slot {
+        // SAFETY: [I7] set before a worker runs.
+        let worker = unsafe { ngx_worker };
+        &self.slots()[worker % SLOTS]
+    }
+
+    /// A request was let through; `cached` tells whether its token was in the cache, if that is used.
+    pub(crate) fn allowed(&self, cached: Option<bool>) {
+        let slot = self.slot();
+        slot.allowed.fetch_add(1, Ordering::Relaxed);
+        match cached {
+            Some(true) => slot.hits.fetch_add(1, Ordering::Relaxed),
+            Some(false) => slot.misses.fetch_add(1, Ordering::Relaxed),
+            None => 0,
+        };
+    }
+
+    /// A request was refused, or would have been.
+    pub(crate) fn refused(&self, reason: Reason, dry_run: bool) {
+        let slot = self.slot();
+        let counters = if dry_run { &slot.would_deny } else { &slot.denied };
+        counters[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for slot in self.slots() {
+            counts.allowed += slot.allowed.load(Ordering::Relaxed);
+            counts.hits += slot.hits.load(Ordering::Relaxed);
+            counts.misses += slot.misses.load(Ordering::Relaxed);
+            for reason in 0..REASONS {
+                counts.denied[reason] += slot.denied[reason].load(Ordering::Relaxed);
+                counts.would_deny[reason] += slot.would_deny[reason].load(Ordering::Relaxed);
+            }
+        }
+        counts
+    }
 }

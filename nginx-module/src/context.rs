@@ -1,0 +1,133 @@
+//! What the module keeps with a request.
+
+use std::cell::{Cell, RefCell};
+use std::ptr;
+use std::rc::Rc;
+
+use jwt_core::{Claims, Object};
+
+use crate::conf::LocConf;
+use crate::error::Refusal;
+use crate::key_request::{Fetch, Ticket};
+
+/// What the check of a request's token has brought.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    Verified(Verified),
+    Refused(Rc<Refused>),
+}
+
+/// The claims of a token that was verified and validated.
+#[derive(Clone, Debug)]
+pub(crate) struct Verified {
+    pub(crate) claims: Claims,
+    /// Whether the signature was checked before, in another request; `None` where the cache is not used.
+    pub(crate) cached: Option<bool>,
+}
+
+/// A refusal with what its log line needs.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) refusal: Refusal,
+    /// The line's rest: which key it named, and which key sets there were.
+    pub(crate) kid: Option<Box<str>>,
+    pub(crate) keys: String,
+}
+
+/// Lives as long as the request, also where an internal redirect makes nginx forget the contexts of modules.
+#[derive(Debug, Default)]
+pub(crate) struct Context {
+    /// The outcome, and the configuration that it was reached under: another location has other rules.
+    outcome: RefCell<Option<(ConfId, Outcome)>>,
+    /// What the last outcome that verified a token was, for the log of a request that ends in another location.
+    last: RefCell<Option<Verified>>,
+    /// The refusal of the access phase, for `$auth_jwt_status`.
+    final_reason: Cell<Option<&'static str>>,
+    /// The claims that variables show while the parameters of a key source are evaluated.
+    unverified: RefCell<Option<Rc<Object>>>,
+    /// Whether the token is being checked, so that a variable must not start the same.
+    busy: Cell<bool>,
+    tickets: RefCell<Vec<Ticket>>,
+    /// The jti that this request has used up; after an internal redirect it is no replay.
+    used: RefCell<Option<Box<[u8]>>>,
+    pub(crate) is_cookie_set: Cell<bool>,
+    /// The lower-case names of headers that were set from claims, to take back in another location.
+    pub(crate) claim_headers: RefCell<Vec<Box<str>>>,
+}
+
+/// Tells one level of the configuration from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ConfId(*const LocConf);
+
+impl Context {
+    /// The outcome that was reached under this very configuration.
+    pub(crate) fn outcome(&self, conf: &LocConf) -> Option<Outcome> {
+        match &*self.outcome.borrow() {
+            Some((id, outcome)) if *id == ConfId(ptr::from_ref(conf)) => Some(outcome.clone()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn set_outcome(&self, conf: &LocConf, outcome: Outcome) {
+        if let Outcome::Verified(verified) = &outcome {
+            self.last.replace(Some(verified.clone()));
+        }
+        self.outcome.replace(Some((ConfId(ptr::from_ref(conf)), outcome)));
+    }
+
+    /// What was verified last in this request, in whatever location.
+    pub(crate) fn last_verified(&self) -> Option<Verified> {
+        self.last.borrow().clone()
+    }
+
+    pub(crate) fn set_final_reason(&self, reason: &'static str) {
+        self.final_reason.set(Some(reason));
+    }
+
+    pub(crate) fn final_reason(&self) -> Option<&'static str> {
+        self.final_reason.get()
+    }
+
+    /// Marks the check of the token while `work` runs.
+    pub(crate) fn while_busy<T>(&self, work: impl FnOnce() -> T) -> T {
+        let before = self.busy.replace(true);
+        let done = work();
+        self.busy.set(before);
+        done
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.get()
+    }
+
+    /// Shows `claims` to variables while `work` runs.
+    pub(crate) fn with_unverified<T>(&self, claims: Rc<Object>, work: impl FnOnce() -> T) -> T {
+        let before = self.unverified.replace(Some(claims));
+        let done = work();
+        self.unverified.replace(before);
+        done
+    }
+
+    pub(crate) fn unverified(&self) -> Option<Rc<Object>> {
+        self.unverified.borrow().clone()
+    }
+
+    pub(crate) fn ticket(&self, fetch: &Rc<Fetch>) -> Option<u64> {
+        self.tickets.borrow().iter().find_map(|ticket| ticket.of(fetch))
+    }
+
+    /// Replaces an earlier ticket for the same fetch.
+    pub(crate) fn add_ticket(&self, ticket: Ticket) {
+        let mut tickets = self.tickets.borrow_mut();
+        tickets.retain(|earlier| !earlier.is_for(&ticket));
+        tickets.push(ticket);
+    }
+
+    pub(crate) fn has_used(&self, id: &[u8]) -> bool {
+        self.used.borrow().as_deref() == Some(id)
+    }
+
+    pub(crate) fn set_used(&self, id: &[u8]) {
+        self.used.replace(Some(id.into()));
+    }
+}
