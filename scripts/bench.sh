@@ -7,7 +7,7 @@
 #   ONLY=WORD,…     only these rows: an id, or a part of ids between hyphens (rs256, haproxy); ONLY=help lists them
 #   QUICK=1         three pairs, for trying it out; no result
 #   STRICT=1        exit with 1 when a budget is missed, or undecided because the machine was busy
-#   PAIRS=9 LEG=1   interleaved pairs for each ratio, whole seconds of each leg
+#   PAIRS=9 LEG=1   interleaved pairs for each ratio, seconds of each leg
 # The table goes to standard output, the same as JSON to build/bench.json, the profiles of the instruction counts
 # to build/bench-profiles/. Exit: 0, 1 as above, 2 when something could not be measured.
 # Nothing else should run meanwhile: the server has core 0, the load generator core 1.

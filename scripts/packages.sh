@@ -19,8 +19,8 @@ case ${1:-} in
     build) wanted=("${build[@]}") ;;
     run) wanted=("${build[@]}" curl=curl) ;;
     check) wanted=("${build[@]}" shellcheck=shellcheck) ;;
-    # wrk makes the load, haproxy is the peer that Debian has, valgrind counts instructions.
-    bench) wanted=("${build[@]}" wrk=wrk haproxy=haproxy valgrind=valgrind) ;;
+    # haproxy is the peer that Debian has, valgrind counts instructions.
+    bench) wanted=("${build[@]}" haproxy=haproxy valgrind=valgrind) ;;
     test | memcheck)
         wanted=("${build[@]}" curl=curl openssl=openssl python3=python3 python3-venv)
         [ "${NGINX:-docker}" = host ] || wanted+=(docker.io=docker mmdebstrap=mmdebstrap)

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::options::RunOptions;
 use crate::process::{self, LOAD_CORE, SERVER_CORE};
 use crate::progress::say;
-use crate::{haproxy, nginx, wrk};
+use crate::{haproxy, load, nginx};
 
 /// What is known before the run, and the load average after it.
 #[derive(Debug)]
@@ -31,12 +31,9 @@ impl Conditions {
             );
         }
         let mut versions = Vec::new();
-        for (program, argument) in [
-            (nginx::PROGRAM, "-v"),
-            (haproxy::PROGRAM, "-v"),
-            ("wrk", "-v"),
-            ("valgrind", "--version"),
-        ] {
+        for (program, argument) in
+            [(nginx::PROGRAM, "-v"), (haproxy::PROGRAM, "-v"), ("valgrind", "--version")]
+        {
             match first_line(Command::new(program).arg(argument)) {
                 Some(line) => versions.push(line),
                 None => bail!("{program} can't be run: scripts/packages.sh bench installs it"),
@@ -57,13 +54,13 @@ impl Conditions {
             ("cpu", format!("{}, {cores} cores", cpu_model())),
             ("kernel", read("/proc/sys/kernel/osrelease")),
         ];
-        entries.extend(["nginx", "haproxy", "wrk", "valgrind"].into_iter().zip(versions));
+        entries.extend(["nginx", "haproxy", "valgrind"].into_iter().zip(versions));
         entries.push((
             "set-up",
             format!(
-                "server on core {SERVER_CORE}, wrk on core {LOAD_CORE}, loopback, HTTP without TLS, {} kept-alive \
+                "server on core {SERVER_CORE}, load generator on core {LOAD_CORE}, loopback, HTTP without TLS, {} kept-alive \
                  connections, file of {} bytes, sendfile off, access_log off, both legs of a pair send the same bytes",
-                wrk::CONNECTIONS,
+                load::CONNECTIONS,
                 nginx::BODY.len()
             ),
         ));
@@ -72,7 +69,7 @@ impl Conditions {
             format!(
                 "{} rounds, legs of {} s, priority (nice) {}",
                 options.rounds(),
-                options.duration().as_secs(),
+                options.duration().as_secs_f64(),
                 process::own_priority()
                     .map_or_else(|| "unknown".to_owned(), |nice| nice.to_string())
             ),

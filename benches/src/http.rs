@@ -17,16 +17,12 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects for `url`, as the suites make them: `http://ADDRESS:PORT/PATH`.
     pub(crate) fn open(url: &str, token: Option<&str>) -> Result<Self> {
-        let rest = url.strip_prefix("http://").context("not a http URL")?;
-        let (address, path) = rest.split_once('/').context("a URL without a path")?;
+        let (address, _) = split(url)?;
         let stream = TcpStream::connect(address).with_context(|| format!("no answer at {url}"))?;
         stream.set_nodelay(true)?;
         // Under valgrind everything takes long.
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        let authorization =
-            token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
-        let request = format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\n{authorization}\r\n");
-        Ok(Self { stream, request: request.into_bytes() })
+        Ok(Self { stream, request: request(url, token)? })
     }
 
     /// Sends the request and gives the status and the body of the answer.
@@ -47,8 +43,23 @@ impl Connection {
     }
 }
 
+/// Address with port, and path.
+pub(crate) fn split(url: &str) -> Result<(&str, &str)> {
+    let rest = url.strip_prefix("http://").context("not a http URL")?;
+    rest.split_once('/').context("a URL without a path")
+}
+
+/// The bytes of a request.
+pub(crate) fn request(url: &str, token: Option<&str>) -> Result<Vec<u8>> {
+    let (address, path) = split(url)?;
+    let authorization =
+        token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let text = format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\n{authorization}\r\n");
+    Ok(text.into_bytes())
+}
+
 /// The status, where the body begins, and its length, once the head is whole.
-fn head(answer: &[u8]) -> Result<Option<(u16, usize, usize)>> {
+pub(crate) fn head(answer: &[u8]) -> Result<Option<(u16, usize, usize)>> {
     let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
         return Ok(None);
     };

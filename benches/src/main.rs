@@ -10,6 +10,7 @@ mod conditions;
 mod haproxy;
 mod http;
 mod keys;
+mod load;
 mod module;
 mod nginx;
 mod options;
@@ -19,7 +20,6 @@ mod report;
 mod rounds;
 mod statistics;
 mod verify;
-mod wrk;
 
 use std::process::ExitCode;
 
@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Command::Verify { folder, name, duration } => {
             verify::print(&folder, &name, duration).map(|()| ExitCode::SUCCESS)
         }
+        Command::Load(options) => load::print(&options).map(|()| ExitCode::SUCCESS),
         Command::Rows => {
             module::IDS.iter().for_each(|id| report::line(id));
             Ok(ExitCode::SUCCESS)

@@ -11,6 +11,7 @@ use crate::callgrind;
 use crate::haproxy::Haproxy;
 use crate::http::Connection;
 use crate::keys::{Algorithm, Keys};
+use crate::load::{self, Load};
 use crate::nginx::{Kind, Nginx, Running};
 use crate::options::RunOptions;
 use crate::process;
@@ -19,7 +20,6 @@ use crate::report::{Report, Unit};
 use crate::rounds::{Leg, Row, Sample, measure};
 use crate::statistics::Budget;
 use crate::verify;
-use crate::wrk::{Load, Wrk};
 
 /// The ids of all rows.
 pub(crate) const IDS: &[&str] = &[
@@ -51,7 +51,6 @@ const DISTINCT_TOKENS: u32 = 20_000;
 /// `auth_jwt_cache` by default.
 const CACHE_BYTES: f64 = 8.0 * 1024.0 * 1024.0;
 const MIB: f64 = 1024.0 * 1024.0;
-const NOT_BUILT_IN: &str = "not built in: the module has no auth_jwt_cache";
 
 /// The parts of a leg's name that rows refer to.
 mod leg {
@@ -61,6 +60,7 @@ mod leg {
     pub(super) const PLAIN: &str = "nginx without module";
     pub(super) const UNCACHED: &str = "uncached";
     pub(super) const DISTINCT: &str = "distinct tokens";
+    pub(super) const DISTINCT_OPEN: &str = "distinct unprotected";
     pub(super) const HAPROXY_OPEN: &str = "HAProxy unprotected";
     pub(super) const HAPROXY: &str = "HAProxy jwt_verify";
     pub(super) const VERIFY: &str = "bare verification";
@@ -70,11 +70,9 @@ mod leg {
 struct Bench<'a> {
     options: &'a RunOptions,
     keys: &'a Keys,
-    wrk: Wrk,
     plain: Running,
     uncached: Running,
-    /// `None` while the module has no cache.
-    cached: Option<Running>,
+    cached: Running,
     haproxy: Haproxy,
     /// Made when a wanted row needs them.
     distinct: Option<PathBuf>,
@@ -101,10 +99,9 @@ pub(crate) fn run(options: &RunOptions, report: &mut Report) -> Result<()> {
         let bench = Bench {
             options,
             keys: &keys,
-            wrk: Wrk::new(&options.folder)?,
             plain: nginx.start(Kind::Plain)?,
             uncached: nginx.start(Kind::Uncached)?,
-            cached: if nginx.has_cache() { Some(nginx.start(Kind::Cached)?) } else { None },
+            cached: nginx.start(Kind::Cached)?,
             haproxy: Haproxy::start(&options.folder, &keys)?,
             distinct,
         };
@@ -131,10 +128,10 @@ impl Bench<'_> {
             let (input, signature) = token.rsplit_once('.').context("not a token")?;
             let other = if signature.starts_with('A') { "B" } else { "A" };
             let forged = format!("{input}.{other}{}", &signature[1..]);
-            let mut urls = vec![(self.uncached.protected(), self.uncached.errors())];
-            if let Some(cached) = &self.cached {
-                urls.push((cached.protected(), cached.errors()));
-            }
+            let mut urls = vec![
+                (self.uncached.protected(), self.uncached.errors()),
+                (self.cached.protected(), self.cached.errors()),
+            ];
             if let Ok(url) = self.haproxy.protected(alg) {
                 urls.push((url, String::new()));
             }
@@ -157,10 +154,16 @@ impl Bench<'_> {
 
     /// The group around a cached token.
     fn cached(&self, report: &mut Report) -> Result<()> {
-        const TITLE: &str = "cached token (RS256), against unprotected";
         let token = self.keys.token(Algorithm::Rs256);
-        let with_module = self.cached.as_ref().unwrap_or(&self.uncached);
-        let mut rows = vec![
+        let nginx = &self.cached;
+        let rows = vec![
+            Row::ratio(
+                "cached",
+                "cached token (RS256), against unprotected",
+                leg::CACHED,
+                leg::UNPROTECTED,
+                Some(Budget::AtLeast(0.95)),
+            ),
             Row::ratio(
                 "unprotected-header",
                 "unprotected: requests with the token, against without one",
@@ -176,22 +179,12 @@ impl Bench<'_> {
                 None,
             ),
         ];
-        let mut legs = vec![
-            self.nginx(leg::UNPROTECTED, with_module, with_module.open(), Some(token.clone())),
-            self.nginx(leg::NO_HEADER, with_module, with_module.open(), None),
-            self.nginx(leg::PLAIN, &self.plain, self.plain.open(), Some(token.clone())),
+        let legs = vec![
+            self.nginx(leg::UNPROTECTED, nginx, nginx.open(), Some(token.clone())),
+            self.nginx(leg::CACHED, nginx, nginx.protected(), Some(token.clone())),
+            self.nginx(leg::NO_HEADER, nginx, nginx.open(), None),
+            self.nginx(leg::PLAIN, &self.plain, self.plain.open(), Some(token)),
         ];
-        match &self.cached {
-            Some(cached) => {
-                let budget = Some(Budget::AtLeast(0.95));
-                rows.insert(0, Row::ratio("cached", TITLE, leg::CACHED, leg::UNPROTECTED, budget));
-                legs.insert(1, self.nginx(leg::CACHED, cached, cached.protected(), Some(token)));
-            }
-            None if self.options.wants("cached") => {
-                report.add_absent("cached", TITLE, NOT_BUILT_IN);
-            }
-            None => {}
-        }
         self.group("cached", legs, rows, report)
     }
 
@@ -224,25 +217,20 @@ impl Bench<'_> {
             self.nginx(leg::UNPROTECTED, nginx, nginx.open(), Some(token.clone())),
             self.nginx(leg::UNCACHED, nginx, nginx.protected(), Some(token.clone())),
         ];
-        if alg == Algorithm::Rs256 {
-            let title = "all-distinct tokens, cache on, RS256, against unprotected";
-            match (&self.cached, &self.distinct) {
-                (Some(cached), Some(tokens)) => {
-                    rows.push(Row::ratio(
-                        "distinct-rs256",
-                        title,
-                        leg::DISTINCT,
-                        leg::UNPROTECTED,
-                        budget,
-                    ));
-                    let tokens = Some(tokens.clone());
-                    legs.push(self.nginx(leg::DISTINCT, cached, cached.protected(), tokens));
-                }
-                (None, _) if self.options.wants("distinct-rs256") => {
-                    report.add_absent("distinct-rs256", title, NOT_BUILT_IN);
-                }
-                _ => {}
-            }
+        if alg == Algorithm::Rs256
+            && let Some(tokens) = &self.distinct
+        {
+            rows.push(Row::ratio(
+                "distinct-rs256",
+                "all-distinct tokens, cache on, RS256, against unprotected",
+                leg::DISTINCT,
+                leg::DISTINCT_OPEN,
+                budget,
+            ));
+            let nginx = &self.cached;
+            let tokens = || Some(tokens.clone());
+            legs.push(self.nginx(leg::DISTINCT_OPEN, nginx, nginx.open(), tokens()));
+            legs.push(self.nginx(leg::DISTINCT, nginx, nginx.protected(), tokens()));
         }
         rows.push(Row {
             id: limit,
@@ -324,7 +312,7 @@ impl Bench<'_> {
     }
 
     fn load(&self, url: &str, tokens: Option<&Path>, server: u32) -> Result<Sample> {
-        self.wrk.run(Load { url, tokens, server, duration: self.options.duration() })
+        load::measure(Load { url, tokens, server, duration: self.options.duration() })
     }
 
     /// What a worker holds more than one of plain nginx, after the same load.
@@ -352,13 +340,9 @@ impl Bench<'_> {
             let more = hold(&self.uncached, self.uncached.protected())? - plain;
             report.add_value(rows[0].0, rows[0].1, Unit::Kib, more, budget)?;
         }
-        match &self.cached {
-            Some(nginx) if cached => {
-                let more = hold(nginx, nginx.protected())? - plain - CACHE_BYTES;
-                report.add_value(rows[1].0, rows[1].1, Unit::Kib, more, budget)?;
-            }
-            None if cached => report.add_absent(rows[1].0, rows[1].1, NOT_BUILT_IN),
-            _ => {}
+        if cached {
+            let more = hold(&self.cached, self.cached.protected())? - plain - CACHE_BYTES;
+            report.add_value(rows[1].0, rows[1].1, Unit::Kib, more, budget)?;
         }
         Ok(())
     }
@@ -382,17 +366,12 @@ fn instructions(
     };
     let rs256 = keys.token(Algorithm::Rs256);
     count(Kind::Plain, "without-module-RS256", true, &rs256)?;
-    if nginx.has_cache() {
-        count(Kind::Cached, "cached-RS256", false, &rs256)?;
-    }
+    count(Kind::Cached, "cached-RS256", false, &rs256)?;
     // Each with the unprotected request that sends the same bytes.
     for alg in Algorithm::ALL {
         for (state, open) in [("unprotected", true), ("uncached", false)] {
             count(Kind::Uncached, &format!("{state}-{}", alg.name()), open, &keys.token(alg))?;
         }
-    }
-    if !nginx.has_cache() {
-        report.add_absent("instructions", "per request: cached RS256", NOT_BUILT_IN);
     }
     say(&format!("profiles for callgrind_annotate: {}", options.profiles.display()));
     Ok(())

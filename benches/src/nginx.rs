@@ -43,7 +43,6 @@ pub(crate) struct Nginx<'k> {
     folder: PathBuf,
     module: PathBuf,
     keys: &'k Keys,
-    has_cache: bool,
 }
 
 /// How its processes are arranged.
@@ -63,37 +62,14 @@ pub(crate) struct Running {
 }
 
 impl<'k> Nginx<'k> {
-    /// Looks at what the module can do.
+    /// Puts the file in its places.
     pub(crate) fn new(folder: &Path, module: &Path, keys: &'k Keys) -> Result<Self> {
-        let mut nginx =
-            Self { folder: folder.to_owned(), module: module.to_owned(), keys, has_cache: true };
         for location in ["open", "jwt"] {
             let files = folder.join("www").join(location);
             fs::create_dir_all(&files)?;
             fs::write(files.join("file"), BODY)?;
         }
-        if nginx.test(Kind::Uncached).is_err() {
-            nginx.has_cache = false;
-            // If it was not the cache, this says what is wrong.
-            nginx.test(Kind::Uncached)?;
-        }
-        Ok(nginx)
-    }
-
-    /// Whether the module knows `auth_jwt_cache`.
-    pub(crate) fn has_cache(&self) -> bool {
-        self.has_cache
-    }
-
-    /// `nginx -t`.
-    fn test(&self, kind: Kind) -> Result<()> {
-        let home = self.home(&format!("test-{}", kind.name()))?;
-        let conf =
-            self.configure(&home, kind, process::free_port()?, Processes::MasterAndWorker)?;
-        let mut command = Command::new(PROGRAM);
-        command.arg("-t").arg("-e").arg(home.join("error.log")).arg("-c").arg(conf);
-        process::output(&mut command)?;
-        Ok(())
+        Ok(Self { folder: folder.to_owned(), module: module.to_owned(), keys })
     }
 
     /// Starts one.
@@ -158,8 +134,7 @@ impl<'k> Nginx<'k> {
         let (load, http, location) = if kind == Kind::Plain {
             (String::new(), String::new(), "")
         } else {
-            let cache =
-                if kind == Kind::Uncached && self.has_cache { "auth_jwt_cache off;" } else { "" };
+            let cache = if kind == Kind::Uncached { "auth_jwt_cache off;" } else { "" };
             // What is set beside the key file is what the shipped configuration sets.
             let http = format!(
                 "    auth_jwt_key_file {};\n    auth_jwt_leeway 60s;\n    auth_jwt_require_exp on;\n    {cache}\n",

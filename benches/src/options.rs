@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
+use crate::load::LoadOptions;
+
 /// Side-by-side benchmarks.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -20,6 +22,9 @@ pub(crate) enum Command {
     Run(RunOptions),
     /// Print the ids that `--only` takes.
     Rows,
+    /// Make the load of one leg and print what came of it; `run` calls this, pinned to a core of its own.
+    #[command(hide = true)]
+    Load(LoadOptions),
     /// Print the nanoseconds of one bare signature check; `run` calls this, pinned to the server's core.
     #[command(hide = true)]
     Verify {
@@ -56,9 +61,9 @@ pub(crate) struct RunOptions {
     /// Interleaved pairs for each ratio.
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(3..))]
     pub(crate) pairs: u32,
-    /// Whole seconds of each leg.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) leg: u64,
+    /// Seconds of each leg.
+    #[arg(long, default_value = "1", value_parser = seconds)]
+    pub(crate) leg: Duration,
 }
 
 impl RunOptions {
@@ -69,8 +74,7 @@ impl RunOptions {
 
     /// The length of a leg.
     pub(crate) fn duration(&self) -> Duration {
-        // wrk counts in whole seconds, so quick legs can't be shorter.
-        Duration::from_secs(if self.quick { 1 } else { self.leg })
+        if self.quick { Duration::from_millis(500) } else { self.leg }
     }
 
     /// Whether the row is to be measured: its id, or one of the id's parts between hyphens, is asked for.
@@ -93,9 +97,13 @@ fn names(word: &str, id: &str) -> bool {
     word == id || id.split('-').any(|part| part == word)
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+/// Reads seconds, with a fraction if need be.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "seconds are expected".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("a positive number of seconds is expected".to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -32,14 +32,8 @@ struct Line {
     id: String,
     title: String,
     unit: Unit,
-    result: Measured,
-}
-
-#[derive(Debug)]
-enum Measured {
-    Numbers(Numbers, Quartiles),
-    /// Not measured, and why.
-    Absent(String),
+    numbers: Numbers,
+    quartiles: Quartiles,
 }
 
 #[derive(Debug)]
@@ -132,16 +126,6 @@ impl Report {
         self.add(id, title, unit, numbers)
     }
 
-    /// Adds a row that could not be measured.
-    pub(crate) fn add_absent(&mut self, id: &str, title: &str, reason: &str) {
-        self.lines.push(Line {
-            id: id.to_owned(),
-            title: title.to_owned(),
-            unit: Unit::Ratio,
-            result: Measured::Absent(reason.to_owned()),
-        });
-    }
-
     fn add(&mut self, id: &str, title: &str, unit: Unit, numbers: Numbers) -> Result<()> {
         let quartiles =
             Quartiles::of(&numbers.values).with_context(|| format!("{id}: no numbers"))?;
@@ -149,7 +133,8 @@ impl Report {
             id: id.to_owned(),
             title: title.to_owned(),
             unit,
-            result: Measured::Numbers(numbers, quartiles),
+            numbers,
+            quartiles,
         });
         Ok(())
     }
@@ -178,7 +163,7 @@ impl Report {
             line("");
             line(&format!(
                 "{:<9} {:<20} {:>10}  {:>10}  {:>8}  {:>9}",
-                "group", "leg", "per second", "CPU us/op", "server", "generator"
+                "group", "leg", "per second", "CPU us/op", "server", "generator busy"
             ));
             for leg in &self.legs {
                 line(&format!(
@@ -263,8 +248,8 @@ impl LegLine {
 
 impl Line {
     fn outcome(&self) -> Option<Outcome> {
-        let Measured::Numbers(numbers, quartiles) = &self.result else { return None };
-        Some(match (numbers.budget?.verdict(*quartiles), numbers.disturbed) {
+        let verdict = self.numbers.budget?.verdict(self.quartiles);
+        Some(match (verdict, self.numbers.disturbed) {
             (Verdict::Missed, _) => Outcome::Missed,
             (Verdict::Met, false) => Outcome::Met,
             (Verdict::Met, true) => Outcome::Undecided,
@@ -272,13 +257,7 @@ impl Line {
     }
 
     fn print(&self) {
-        let (numbers, quartiles) = match &self.result {
-            Measured::Absent(reason) => {
-                line(&format!("{:<19} {:<60} {reason}", self.id, self.title));
-                return;
-            }
-            Measured::Numbers(numbers, quartiles) => (numbers, quartiles),
-        };
+        let (numbers, quartiles) = (&self.numbers, &self.quartiles);
         let number = |value: f64| match self.unit {
             Unit::Ratio => format!("{value:.3}"),
             Unit::Kib => format!("{:.0} KiB", value / 1024.0),
@@ -316,31 +295,26 @@ impl Line {
             Unit::Kib => "bytes",
             Unit::Instructions => "instructions",
         };
-        match &self.result {
-            Measured::Absent(reason) => {
-                json!({"id": self.id, "title": self.title, "absent": reason})
-            }
-            Measured::Numbers(numbers, quartiles) => json!({
-                "id": self.id,
-                "title": self.title,
-                "unit": unit,
-                "median": quartiles.median,
-                "lower_quartile": quartiles.lower,
-                "upper_quartile": quartiles.upper,
-                "by_cpu": numbers.by_cpu,
-                "budget": numbers.budget.map(|budget| match budget {
-                    Budget::AtLeast(limit) => json!({"at_least": limit}),
-                    Budget::AtMost(limit) => json!({"at_most": limit}),
-                }),
-                "outcome": self.outcome().map(|outcome| match outcome {
-                    Outcome::Met => "met",
-                    Outcome::Missed => "missed",
-                    Outcome::Undecided => "undecided",
-                }),
-                "disturbed": numbers.disturbed,
-                "values": numbers.values,
+        json!({
+            "id": self.id,
+            "title": self.title,
+            "unit": unit,
+            "median": self.quartiles.median,
+            "lower_quartile": self.quartiles.lower,
+            "upper_quartile": self.quartiles.upper,
+            "by_cpu": self.numbers.by_cpu,
+            "budget": self.numbers.budget.map(|budget| match budget {
+                Budget::AtLeast(limit) => json!({"at_least": limit}),
+                Budget::AtMost(limit) => json!({"at_most": limit}),
             }),
-        }
+            "outcome": self.outcome().map(|outcome| match outcome {
+                Outcome::Met => "met",
+                Outcome::Missed => "missed",
+                Outcome::Undecided => "undecided",
+            }),
+            "disturbed": self.numbers.disturbed,
+            "values": self.numbers.values,
+        })
     }
 }
 
