@@ -79,7 +79,8 @@ impl SigningKey {
     #[must_use]
     pub fn pem(&self) -> String {
         // RFC 5480 §2: the SubjectPublicKeyInfo of a P-256 key up to its point, which follows uncompressed.
-        const PREFIX: &[u8] = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\
+        const PREFIX: &[u8] =
+            b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\
             \x3d\x03\x01\x07\x03\x42\x00\x04";
         let mut der = PREFIX.to_vec();
         for coordinate in [&self.x, &self.y] {
