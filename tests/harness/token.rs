@@ -86,7 +86,7 @@ impl SigningKey {
         for coordinate in [&self.x, &self.y] {
             der.extend(URL_SAFE_NO_PAD.decode(coordinate).expect("as it was encoded"));
         }
-        crate::token::pem("PUBLIC KEY", &der)
+        pem("PUBLIC KEY", &der)
     }
 
     /// A token with these claims and this `kid`, or none.
