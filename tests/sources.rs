@@ -262,7 +262,7 @@ fn the_daemons_revocations_hold_at_once_for_every_worker() {
     let key = SigningKey::generate("a");
     let nginx = start(
         "auth_jwt_key_file DIR/public/jwks.json;
-         auth_jwt_revocation_file DIR/public/revoked.json optional;
+         auth_jwt_revocation_file DIR/public/gone.json optional;
          location / { auth_jwt x; proxy_pass http://SERVICE; }
          location /open { proxy_pass http://SERVICE; }",
         &[("jwks.json", jwks(&[&key]))],
@@ -274,7 +274,7 @@ fn the_daemons_revocations_hold_at_once_for_every_worker() {
     assert_eq!(nginx.get("/open").status, 200);
     let until = now() + 3600;
     let revoked = |text: Value, status: u16| {
-        nginx.scratch().replace("public/revoked.json", text.to_string().as_bytes());
+        nginx.scratch().replace("public/gone.json", text.to_string().as_bytes());
         // It makes no claim mandatory: a token without any falls under its kid alone.
         let other = if text["kid"].is_null() { 200 } else { 401 };
         eventually(&format!("{status} for {text}"), || {
@@ -296,13 +296,13 @@ fn the_daemons_revocations_hold_at_once_for_every_worker() {
     revoked(json!({"version": 1, "identifier": {}, "key": {}}), 200);
     revoked(json!({"version": 1, "key": {"k1": until}}), 401);
     // What is not understood changes nothing, also over a reload.
-    nginx.scratch().replace("public/revoked.json", br#"{"version":2}"#);
-    nginx.expect_log(&["jwt: revocations revoked rejected", "kept gen="]);
+    nginx.scratch().replace("public/gone.json", br#"{"version":2}"#);
+    nginx.expect_log(&["jwt: revocations gone rejected", "kept gen="]);
     nginx.reload();
     for _ in 0..8 {
         assert_eq!(nginx.get_with("/", &token).status, 401);
     }
-    let _ = fs::remove_file(nginx.scratch().join("public/revoked.json"));
+    let _ = fs::remove_file(nginx.scratch().join("public/gone.json"));
     for _ in 0..8 {
         assert_eq!(nginx.get_with("/", &token).status, 401, "a missing file revokes nothing back");
     }

@@ -44,6 +44,8 @@ impl NginxBuilder {
         let scratch = Scratch::new();
         fs::create_dir(scratch.join("public")).expect("a folder for public files");
         let jwks = scratch.join("public/jwks.json");
+        // What the daemon writes beside the keys while nothing is revoked.
+        scratch.replace("public/revoked.json", br#"{"version":1}"#);
         Self {
             scratch,
             listen: Port::take(),
