@@ -64,8 +64,12 @@ check: ## formatting, clippy, rustdoc, shell scripts, licences and sources
 deny: ## licences, bans and sources of the dependencies
 	@scripts/deny.sh
 
-bench: ## performance side by side with others (not there yet)
-	@echo "make bench: there is nothing to measure with yet; it comes with the next issues" >&2; exit 2
+bench: ## speed side by side with others, against the budgets (ONLY=row,… QUICK=1 STRICT=1)
+	@scripts/packages.sh bench
+	@$(MAKE) --no-print-directory module PROFILE=release
+	cargo build --locked --release -p jwtunnel-bench
+	@JWTUNNEL_BUILD_DIR=$(abspath $(BUILD)) JWTUNNEL_BENCH=$(target_dir)/release/bench \
+		ONLY=$(ONLY) QUICK=$(QUICK) STRICT=$(STRICT) PAIRS=$(PAIRS) LEG=$(LEG) scripts/bench.sh
 
 install: ## install under DESTDIR/PREFIX what `make build` has left
 	install -D -m 0644 $(BUILD)/ngx_http_jwt_module.so $(DESTDIR)$(PREFIX)/lib/nginx/modules/ngx_http_jwt_module.so

@@ -17,7 +17,9 @@ arguments=()
 for test in "${tests[@]}"; do arguments+=(--test "$test"); done
 
 status=0
-cargo test --locked --profile quick --no-fail-fast -p system-tests "${arguments[@]}" -- --test-threads 2 || status=1
+# Left out is what needs nginx's own speed: tokens expire before they fill a zone.
+cargo test --locked --profile quick --no-fail-fast -p system-tests "${arguments[@]}" -- --test-threads 2 \
+    --skip a_full_replay_zone_forgets_nothing || status=1
 processes=$(find "$logs" -name '*.log' | wc -l)
 # A worker that the test killed wrote no summary; one that ended did.
 summaries=$(cat "$logs"/*.log | grep -c 'ERROR SUMMARY:' || true)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing for a purpose. Services that they bring are not started.
 #
-#   scripts/packages.sh build|run|test|memcheck|check
+#   scripts/packages.sh build|run|test|memcheck|check|bench
 #
 # Without root it prints the line to run and exits 2. With everything there it does nothing.
 # NGINX=host leaves out what only tests in Docker need.
@@ -19,8 +19,11 @@ case ${1:-} in
     build) wanted=("${build[@]}") ;;
     run) wanted=("${build[@]}" curl=curl) ;;
     check) wanted=("${build[@]}" shellcheck=shellcheck) ;;
+    # haproxy is the peer that Debian has, valgrind counts instructions.
+    bench) wanted=("${build[@]}" haproxy=haproxy valgrind=valgrind) ;;
     test | memcheck)
-        wanted=("${build[@]}" curl=curl openssl=openssl python3=python3 python3-venv postgresql)
+        wanted=("${build[@]}" curl=curl openssl=openssl python3=python3 python3-venv)
+        [ "$1" = memcheck ] || wanted+=(postgresql tinyproxy-bin=tinyproxy)
         [ "${NGINX:-docker}" = host ] || wanted+=(docker.io=docker mmdebstrap=mmdebstrap)
         [ "$1" = test ] || wanted+=(valgrind=valgrind)
         ;;

@@ -85,6 +85,8 @@ pub enum Mode {
     Secret(Secret),
     /// Nothing: whoever reaches the listener. Only for loopback listeners, which the configuration enforces.
     None,
+    /// Nothing either: whoever reaches the internal listener is the operator.
+    Operator,
 }
 
 /// Authenticates requests. Cheap to clone.
@@ -99,8 +101,12 @@ pub struct Authenticator {
 #[derive(Clone)]
 enum Keys {
     Live(LiveKeys),
-    Shared { secret: Secret, set: Arc<JwkSet> },
-    Open,
+    Shared {
+        secret: Secret,
+        set: Arc<JwkSet>,
+    },
+    /// Everyone is this caller.
+    Open(&'static str),
 }
 
 /// Why a request was not authenticated. [`IntoResponse`] is the answer; the reason is for the log.
@@ -150,7 +156,8 @@ impl Authenticator {
                 let set = JwkSet::parse(set.as_bytes()).map_err(|_| EmptySecret)?;
                 Keys::Shared { secret, set: Arc::new(set) }
             }
-            Mode::None => Keys::Open,
+            Mode::None => Keys::Open("anonymous"),
+            Mode::Operator => Keys::Open("operator"),
         };
         // What we issue always expires, so nothing without exp is ours.
         let policy = Arc::new(Policy { leeway, require_exp: true, ..Policy::default() });
@@ -169,7 +176,7 @@ impl Authenticator {
     /// [`AuthError`], whose response is the answer to the request.
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Identity, AuthError> {
         match &self.keys {
-            Keys::Open => Ok(Identity::named("anonymous")),
+            Keys::Open(name) => Ok(Identity::named(name)),
             Keys::Shared { set, .. } => self
                 .verify(headers, set)
                 .map(|_| Identity::named("secret"))

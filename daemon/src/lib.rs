@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use axum::Router;
 use sd_notify::NotifyState;
+use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -45,7 +46,7 @@ use logging::Throttle;
 use revocation::{RevocationError, RevocationList};
 use sockets::{SocketError, Sockets};
 use store::{Changes, Store, TokenForm};
-use tunnel::{ConfiguredError, Server};
+use tunnel::{Admins, ConfiguredError, Operator, Server, internal_router};
 
 /// How long an expired refresh token is kept: its client is told "expired" in the log, and is no guesser.
 const KEPT: Duration = Duration::from_secs(86_400);
@@ -83,7 +84,11 @@ pub enum RunError {
 impl RunError {
     /// Whether the configuration has to be changed before another try.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Tunnels(_) | Self::Secret(_))
+        match self {
+            Self::Tunnels(error) => error.is_configuration(),
+            Self::Secret(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -125,6 +130,10 @@ pub async fn run(
     let revocations = RevocationList::open(store.clone(), file, standard_claims).await?;
     let revocations = Arc::new(revocations);
     let auth = authenticator(&config, &ring, clock.clone())?.with_revocations(revocations.live());
+    let operator = Operator::start(&config.netunnel, &tunnels)?;
+    // Channels that are opened on the internal listener are a world of their own, with one caller.
+    let by_operator = Authenticator::new(Mode::Operator, config.netunnel.leeway, clock.clone())?;
+    let internal_tunnels = Server::new(tunnels.clone(), by_operator);
     let tunnels = Server::new(tunnels, auth);
 
     let limits = Arc::new(Limits::new(issuer));
@@ -150,11 +159,27 @@ pub async fn run(
     match internal {
         Some(internal) => {
             services.serve("public", public, http::router(app.clone(), Routes::Public));
-            services.serve("internal", internal, http::router(app, Routes::Internal));
+            let operators = operator.router(&internal_tunnels, Admins::Everyone);
+            let hosts = config.netunnel.operator_hosts.clone();
+            let seen = (tunnels.clone(), internal_tunnels.clone(), operator.clone());
+            let status = move || {
+                let (tunnels, by_operator, operator) = &seen;
+                json!({"version": env!("CARGO_PKG_VERSION"), "netunnel": tunnels.status(),
+                    "operator": by_operator.status(), "static_tunnels": operator.status()})
+            };
+            let issuer = http::router(app, Routes::Internal);
+            let router = internal_router(issuer, operators, hosts, status);
+            services.serve("internal", internal, router);
         }
         None => services.serve("public", public, http::router(app, Routes::Both)),
     }
-    services.serve("netunnel", netunnel, tunnels.router());
+    let router = if config.netunnel.admin_routes {
+        let admins = Admins::Listed(config.netunnel.admin_identifiers.clone());
+        operator.router(&tunnels, admins)
+    } else {
+        tunnels.router()
+    };
+    services.serve("netunnel", netunnel, router);
 
     let stop = services.stop.clone();
     let rotation = tokio::spawn(ring.clone().run(stop.clone()));
@@ -177,7 +202,8 @@ pub async fn run(
     notify(&[NotifyState::Stopping]);
     info!(event = "stopping", drain = config.netunnel.drain_timeout.as_secs());
     // The listeners go on answering meanwhile: whoever asks for a tunnel is told that there is none.
-    tunnels.drain(config.netunnel.drain_timeout).await;
+    let drain = config.netunnel.drain_timeout;
+    tokio::join!(tunnels.drain(drain), internal_tunnels.drain(drain), operator.stop());
     services.drain(config.netunnel.drain_timeout).await;
     for task in [Some(rotation), Some(watchdog), Some(pruning), changes].into_iter().flatten() {
         // All end with `stop`; the result of a rotation in progress is on disk.

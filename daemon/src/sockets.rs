@@ -122,9 +122,13 @@ fn take(passed: &mut ListenFd, index: usize) -> io::Result<Listener> {
     UnixListener::from_std(listener).map(|listener| Listener::Unix(listener, None))
 }
 
+async fn bind_unix(path: &Path) -> io::Result<Listener> {
+    Ok(Listener::Unix(unix_listener(path).await?, Some(path.into())))
+}
+
 /// Binds a Unix socket that its owner and group can use. A socket file on which nobody listens is
 /// what a killed process left; it is replaced.
-async fn bind_unix(path: &Path) -> io::Result<Listener> {
+pub(crate) async fn unix_listener(path: &Path) -> io::Result<UnixListener> {
     if let Ok(metadata) = path.symlink_metadata() {
         if !metadata.file_type().is_socket() {
             return Err(io::Error::other("the path exists and is no socket"));
@@ -136,7 +140,7 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(Listener::Unix(listener, Some(path.into())))
+    Ok(listener)
 }
 
 #[cfg(test)]

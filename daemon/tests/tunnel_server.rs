@@ -8,7 +8,7 @@ mod tunnel_harness;
 use std::time::Duration;
 
 use bson::rawdoc;
-use futures_util::SinkExt;
+use futures_util::{SinkExt, StreamExt};
 use jwtunnel::auth::Mode;
 use jwtunnel::secret::Secret;
 use jwtunnel::tunnel::wire::{self, Packet};
@@ -84,7 +84,7 @@ async fn the_control_websocket_exists_once_a9_a10_a11_a12_a13() {
     assert_eq!(bench.refused(&format!("/channels/{id}/connect"), "").await, 409);
     text(&mut control, "not protocol").await;
     control.send(Message::Ping(b"hi".to_vec().into())).await.unwrap();
-    let pong = futures_util::StreamExt::next(&mut control).await.unwrap().unwrap();
+    let pong = StreamExt::next(&mut control).await.unwrap().unwrap();
     assert_eq!(pong, Message::Pong(b"hi".to_vec().into()));
     control.close(None).await.unwrap();
     bench.settles(Census::default()).await;
@@ -541,7 +541,7 @@ async fn a_silent_peer_is_pinged_and_then_dead_w8() {
     let (_, mut answering) = bench.channel("").await;
     let reading = tokio::spawn(async move {
         let mut pings = 0;
-        while let Some(Ok(message)) = futures_util::StreamExt::next(&mut answering).await {
+        while let Some(Ok(message)) = StreamExt::next(&mut answering).await {
             pings += usize::from(message.is_ping());
             if pings == 20 {
                 break;
@@ -620,4 +620,93 @@ async fn a_drain_cuts_what_is_open_at_its_deadline_f19() {
     let ((), codes) = tokio::join!(bench.server.drain(Duration::from_millis(50)), closes);
     assert_eq!(codes, (Some(1012), Some(1012)));
     bench.settles(Census::default()).await;
+}
+
+/// rel:0.3, nt:E1, nt:E7: the refusal by status is only for channels that asked for it.
+#[tokio::test]
+async fn a_channel_that_agreed_on_statuses_is_refused_by_one_a34() {
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let bench = Bench::open(Settings { limits, ..settings() }).await;
+    let offer = json!({"version": "1.0.13", "features": ["r7-status", "udp"]});
+    let answer = bench.post("/channels", &offer).await.json();
+    assert_eq!(answer["features"], json!(["r7-status"]));
+    let id = answer["channel_id"].as_u64().unwrap();
+    let mut control = bench.websocket(&format!("/channels/{id}/connect"), "").await.unwrap();
+    let wish = json!({"exit_address": "127.0.0.1", "exit_port": 22, "reverse": false});
+    assert_eq!(bench.post(&format!("/channels/{id}/tunnels"), &wish).await.status, 200);
+    assert_eq!(bench.refused(&format!("/channels/{id}/tunnels/9/connect"), "").await, 404);
+    let tunnel = format!("/channels/{id}/tunnels/1/connect");
+    let _first = bench.websocket(&tunnel, "").await.unwrap();
+    eventually("one websocket", || bench.server.census().connections == 1).await;
+    assert_eq!(bench.refused(&tunnel, "").await, 503);
+    // Without a channel there was no agreement.
+    let mut unknown = bench.websocket("/channels/999/tunnels/1/connect", "").await.unwrap();
+    assert_eq!(close_code(&mut unknown).await, Some(1008));
+    control.close(None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_waiting_websocket_that_vanishes_is_no_error_a36() {
+    let bench = Bench::open(settings()).await;
+    let (id, _control) = bench.forward(echo().await).await;
+    for cut in [true, false] {
+        let mut idle = bench.data(id).await;
+        eventually("one websocket", || bench.server.census().connections == 1).await;
+        // As NETunnel's client on aiohttp 3.13 does 30 s after opening one: EOF, or RST, and no CLOSE.
+        if cut {
+            idle.get_mut().set_zero_linger().unwrap();
+        }
+        drop(idle);
+        eventually("no websocket", || bench.server.census().connections == 0).await;
+    }
+    let mut ws = bench.data(id).await;
+    text(&mut ws, "pasten").await;
+    binary(&mut ws, b"x").await;
+    assert_eq!(next(&mut ws).await, Some(Message::Binary(b"x".to_vec().into())));
+}
+
+/// rel:W8: a client that lost its network gets its port back before its dead channel is noticed; a living one keeps it.
+#[tokio::test]
+async fn a_dead_channel_gives_its_port_to_its_successor_w8() {
+    let timings = Timings { takeover: Duration::from_millis(300), ..quick() };
+    let bench = Bench::with_tokens(Settings { timings, ..settings() }).await;
+    let (alice, mallory) = (token("alice"), token("mallory"));
+    let (id, mut control) = bench.channel(&alice).await;
+    let ask = async |id: u64, who: &str, port: u16| {
+        let wish = json!({"entrance_address": "127.0.0.1", "entrance_port": port, "reverse": true});
+        bench.send("POST", &format!("/channels/{id}/tunnels"), who, &wish.to_string()).await
+    };
+    let port = ask(id, &alice, 0).await.json()["entrance_port"].as_u64().unwrap();
+    let port = u16::try_from(port).unwrap();
+    let (stranger, _stranger) = bench.channel(&mallory).await;
+    let (second, _second) = bench.channel(&alice).await;
+    let living = {
+        let answering = async { while control.next().await.is_some() {} };
+        tokio::select! {
+            () = answering => panic!("the channel has ended"),
+            answer = ask(second, &alice, port) => answer,
+        }
+    };
+    assert!(living.error(409).contains("address already in use"));
+    // From here on nobody reads, so no pong comes.
+    ask(stranger, &mallory, port).await.error(409);
+    let taken = ask(second, &alice, port).await;
+    assert_eq!(taken.json()["entrance_port"], port, "{taken:?}");
+    assert_eq!(ask(id, &alice, 0).await.status, 404, "the dead channel is gone");
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_ended_where_that_is_configured() {
+    let timings = Timings { idle: Duration::from_millis(300), ..quick() };
+    let bench = Bench::open(Settings { timings, ..settings() }).await;
+    let (id, _control) = bench.forward(echo().await).await;
+    let mut ws = bench.data(id).await;
+    text(&mut ws, "pasten").await;
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        binary(&mut ws, b"x").await;
+        assert_eq!(next(&mut ws).await, Some(Message::Binary(b"x".to_vec().into())));
+    }
+    assert_eq!(close_code(&mut ws).await, Some(1001));
+    bench.settles(Census { channels: 1, tunnels: 1, tasks: 2, ..Census::default() }).await;
 }

@@ -8,7 +8,7 @@ use jwt_core::{Claims, Object};
 
 use crate::conf::LocConf;
 use crate::error::Refusal;
-use crate::key_request::{Fetch, Ticket};
+use crate::key_request::{Fetch, Stub, Ticket};
 
 /// What the check of a request's token has brought.
 #[derive(Clone, Debug)]
@@ -112,7 +112,7 @@ impl Context {
         self.unverified.borrow().clone()
     }
 
-    pub(crate) fn ticket(&self, fetch: &Rc<Fetch>) -> Option<u64> {
+    pub(crate) fn ticket(&self, fetch: &Rc<Fetch>) -> Option<Stub> {
         self.tickets.borrow().iter().find_map(|ticket| ticket.of(fetch))
     }
 

@@ -67,7 +67,7 @@ fn denied_text(list: &str, value: &str, text: &str) -> String {
     format!(
         "rejected due to {list} in revocation list: {list}=\"{}\" {}",
         escape(value),
-        escape(text)
+        json_text(text)
     )
 }
 
@@ -136,9 +136,9 @@ fn rule_text(mismatch: &Mismatch) -> String {
     match mismatch {
         Mismatch::Missing { name, .. } => format!("rejected due to missing claim: {name}"),
         Mismatch::Comparison { kind, name, found, op, expected } => format!(
-            "rejected due to {name} {kind} requirement: {} is not \"{op}\" \"{}\"",
-            escape(found),
-            escape(expected)
+            "rejected due to {name} {kind} requirement: \"{}\" is not \"{op}\" \"{}\"",
+            json_text(found),
+            json_text(expected)
         ),
         Mismatch::Expected { kind, name } => {
             format!("failed to json load {kind} requirement: {name}")
@@ -148,4 +148,10 @@ fn rule_text(mismatch: &Mismatch) -> String {
         Mismatch::RegexCompile => "regex compile failed".to_owned(),
         Mismatch::Value { variable } => format!("rejected due to {variable} variable invalid"),
     }
+}
+
+/// JSON as it stands in the lines of kjdev's module: cut as all foreign text, but with its own quotes, which JSON
+/// itself keeps apart from control characters.
+fn json_text(json: &str) -> String {
+    escape(json).replace("\\\"", "\"").replace("\\\\", "\\")
 }

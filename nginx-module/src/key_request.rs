@@ -65,7 +65,16 @@ pub(crate) enum Fetched {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     fetch: Rc<Fetch>,
+    stub: Stub,
+}
+
+/// What a request knows of the fetch that it waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stub {
+    /// How many fetches had ended when it joined.
     ended: u64,
+    /// Whether the fetch is its own: then nginx calls it again when its subrequest ends.
+    is_mine: bool,
 }
 
 /// What a subrequest brought.
@@ -134,8 +143,14 @@ impl KeyRequest {
     ) -> Fetched {
         let Some(fetch) = self.fetch(request) else { return Fetched::Nothing };
         match request.context().and_then(|context| context.ticket(&fetch)) {
-            Some(ended) if fetch.ended.get() > ended => return fetch.last_good(),
-            Some(_) if fetch.running.get() => return Fetched::Wait,
+            Some(stub) if fetch.ended.get() > stub.ended => return fetch.last_good(),
+            Some(stub) if fetch.running.get() => {
+                // Woken because the one who fetched has left; by now another one does.
+                if !stub.is_mine {
+                    fetch.add_sleeper(request.sleep());
+                }
+                return Fetched::Wait;
+            }
             // The request that had started the fetch is gone, or this one is new.
             _ => {}
         }
@@ -145,11 +160,12 @@ impl KeyRequest {
         if patience == Patience::Now {
             return Fetched::Nothing;
         }
-        let ticket = Ticket { ended: fetch.ended.get(), fetch: Rc::clone(&fetch) };
         let Some(context) = request.context() else { return Fetched::Nothing };
-        context.add_ticket(ticket);
-        if fetch.running.replace(true) {
-            fetch.sleepers.borrow_mut().push(request.sleep());
+        let is_mine = !fetch.running.replace(true);
+        let stub = Stub { ended: fetch.ended.get(), is_mine };
+        context.add_ticket(Ticket { fetch: Rc::clone(&fetch), stub });
+        if !is_mine {
+            fetch.add_sleeper(request.sleep());
             return Fetched::Wait;
         }
         if request.start_subrequest(Rc::clone(&fetch)) {
@@ -182,9 +198,9 @@ impl KeyRequest {
 }
 
 impl Ticket {
-    /// The number of fetches that had ended when the request joined, if this is the ticket of `fetch`.
-    pub(crate) fn of(&self, fetch: &Rc<Fetch>) -> Option<u64> {
-        Rc::ptr_eq(&self.fetch, fetch).then_some(self.ended)
+    /// What the request knows, if this is the ticket of `fetch`.
+    pub(crate) fn of(&self, fetch: &Rc<Fetch>) -> Option<Stub> {
+        Rc::ptr_eq(&self.fetch, fetch).then_some(self.stub)
     }
 
     pub(crate) fn is_for(&self, other: &Self) -> bool {
@@ -290,6 +306,13 @@ impl Fetch {
         if self.running.get() {
             self.running.set(false);
             self.wake();
+        }
+    }
+
+    fn add_sleeper(&self, sleeper: Sleeper) {
+        let mut sleepers = self.sleepers.borrow_mut();
+        if !sleepers.contains(&sleeper) {
+            sleepers.push(sleeper);
         }
     }
 

@@ -15,9 +15,10 @@ use crate::nginx::{Nginx, NginxBuilder};
 use crate::poll::eventually;
 use crate::ports::Port;
 use crate::process::Process;
+use crate::python::python;
 use crate::scratch::Scratch;
 use crate::service::{self, BULK};
-use crate::setup::{built, script};
+use crate::setup::built;
 
 /// Longer than any transfer of a test takes.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -27,6 +28,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub struct Daemon {
     process: Process,
     scratch: Scratch,
+    environment: Vec<(String, String)>,
     public: Port,
     internal: Port,
     netunnel: Port,
@@ -48,6 +50,15 @@ impl Daemon {
     /// If it does not become ready.
     #[must_use]
     pub fn start(more: &str) -> Self {
+        Self::start_with(more, &[])
+    }
+
+    /// The same with variables of the environment.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    #[must_use]
+    pub fn start_with(more: &str, environment: &[(&str, &str)]) -> Self {
         let scratch = Scratch::new();
         let data = scratch.join("data");
         fs::create_dir(&data).expect("a folder for data");
@@ -64,15 +75,28 @@ impl Daemon {
             netunnel.address()
         );
         scratch.replace("jwtunneld.toml", text.as_bytes());
-        let mut command = Command::new(built("jwtunneld"));
-        command.arg("--config").arg(scratch.join("jwtunneld.toml")).args(["--log-format", "json"]);
-        let process = Process::start("jwtunneld", &mut command, &scratch.join("daemon.log"));
-        let mut daemon = Self { process, scratch, public, internal, netunnel };
-        eventually("the daemon is ready", || {
-            assert!(daemon.process.is_running(), "jwtunneld has ended: {}", daemon.log());
-            daemon.log().contains("\"event\":\"ready\"").then_some(())
-        });
+        let environment: Vec<(String, String)> =
+            environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let process = run(&scratch, &environment);
+        let mut daemon = Self { process, scratch, environment, public, internal, netunnel };
+        daemon.wait_ready(1);
         daemon
+    }
+
+    fn wait_ready(&mut self, times: usize) {
+        eventually("the daemon is ready", || {
+            assert!(self.process.is_running(), "jwtunneld has ended: {}", self.log());
+            (self.log().matches("\"event\":\"ready\"").count() >= times).then_some(())
+        });
+    }
+
+    /// Kills it, as a power cut does, and starts another one on the same files and ports.
+    pub fn restart(&mut self) {
+        self.process.signal("KILL");
+        let _ = self.process.wait(Duration::from_secs(10));
+        let before = self.log().matches("\"event\":\"ready\"").count();
+        self.process = run(&self.scratch, &self.environment);
+        self.wait_ready(before + 1);
     }
 
     /// Its log so far.
@@ -104,14 +128,42 @@ impl Daemon {
         self.internal.number()
     }
 
+    /// The public listener.
+    #[must_use]
+    pub fn public(&self) -> &Port {
+        &self.public
+    }
+
+    /// The tunnels' listener.
+    #[must_use]
+    pub fn netunnel_port(&self) -> &Port {
+        &self.netunnel
+    }
+
+    /// The address of a path on the tunnels' listener.
+    #[must_use]
+    pub fn netunnel(&self, path: &str) -> String {
+        format!("http://{}{path}", self.netunnel.address())
+    }
+
     /// Registers a new key, as an operator does.
-    ///
-    /// # Panics
-    /// If that fails.
     #[must_use]
     pub fn register(&self) -> Client {
+        self.register_with(&[])
+    }
+
+    /// Registers a new key for a certain identifier.
+    #[must_use]
+    pub fn register_as(&self, identifier: &str) -> Client {
+        self.register_with(&["--identifier", identifier])
+    }
+
+    /// # Panics
+    /// If that fails.
+    fn register_with(&self, arguments: &[&str]) -> Client {
         let output = Command::new(built("jwtunnel"))
             .args(["keys", "register", "--generate", "--json", "--server", &self.internal("")])
+            .args(arguments)
             .output()
             .expect("jwtunnel");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -119,6 +171,13 @@ impl Daemon {
         let text = |name: &str| answer[name].as_str().expect("a text").to_owned();
         Client { key: text("key"), identifier: text("identifier") }
     }
+}
+
+fn run(scratch: &Scratch, environment: &[(String, String)]) -> Process {
+    let mut command = Command::new(built("jwtunneld"));
+    command.arg("--config").arg(scratch.join("jwtunneld.toml")).args(["--log-format", "json"]);
+    command.envs(environment.iter().cloned());
+    Process::start("jwtunneld", &mut command, &scratch.join("daemon.log"))
 }
 
 /// The daemon behind nginx, under the configuration that ships.
@@ -171,14 +230,13 @@ impl Gateway {
     /// If it does not open.
     #[must_use]
     pub fn python_tunnel(&self, client: &Client, arguments: &[&str]) -> Tunnel {
-        let python =
-            std::env::var("JWTUNNEL_PYTHON").unwrap_or_else(|_| script("python-peers.sh", &[]));
+        let python = python();
         let data = json!({"key": client.key, "uuid": client.identifier}).to_string();
         let mut command = Command::new(python);
         command.args(["-u", "-m", "netunnel.client", "-s", &self.netunnel("")]);
         command.args(["--auth-plugin", "netunnel_jwthenticator.JWThenticatorAuthClient"]);
         command.args(["--auth-data", &data]).args(arguments);
-        self.open("python -m netunnel.client", command)
+        Tunnel::open("python -m netunnel.client", command, &self.daemon.scratch)
     }
 
     /// Opens a tunnel with `jwtunnel connect`.
@@ -191,23 +249,7 @@ impl Gateway {
         fs::write(&key, &client.key).expect("a key file");
         let mut command = Command::new(built("jwtunnel"));
         command.args(["connect", "-s", &self.netunnel(""), "--key-file"]).arg(key).args(arguments);
-        self.open("jwtunnel connect", command)
-    }
-
-    fn open(&self, name: &str, mut command: Command) -> Tunnel {
-        let count = fs::read_dir(self.daemon.scratch.path()).expect("the folder").count();
-        let log = self.daemon.scratch.join(&format!("client-{count}.log"));
-        let process = Process::start(name, &mut command, &log);
-        let mut tunnel = Tunnel { process, entrance: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
-        tunnel.entrance = eventually("the tunnel is open", || {
-            let log = tunnel.process.log();
-            assert!(tunnel.process.is_running(), "{name} has ended: {log}");
-            // The exit's line is the last one of both clients.
-            log.contains("Tunnel exit socket: ").then_some(())?;
-            let line = log.lines().find_map(|line| line.split_once("Tunnel entrance socket: "))?;
-            line.1.trim().parse().ok()
-        });
-        tunnel
+        Tunnel::open("jwtunnel connect", command, &self.daemon.scratch)
     }
 }
 
@@ -219,6 +261,27 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
+    /// Starts a client with its log in `scratch`.
+    ///
+    /// # Panics
+    /// If its tunnel does not open.
+    #[must_use]
+    pub fn open(name: &str, mut command: Command, scratch: &Scratch) -> Self {
+        let count = fs::read_dir(scratch.path()).expect("the folder").count();
+        let log = scratch.join(&format!("client-{count}.log"));
+        let process = Process::start(name, &mut command, &log);
+        let mut tunnel = Self { process, entrance: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
+        tunnel.entrance = eventually("the tunnel is open", || {
+            let log = tunnel.process.log();
+            assert!(tunnel.process.is_running(), "{name} has ended: {log}");
+            // The exit's line is the last one of both clients.
+            log.contains("Tunnel exit socket: ").then_some(())?;
+            let line = log.lines().find_map(|line| line.split_once("Tunnel entrance socket: "))?;
+            line.1.trim().parse().ok()
+        });
+        tunnel
+    }
+
     /// Its client.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

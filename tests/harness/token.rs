@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
@@ -72,6 +72,33 @@ impl SigningKey {
         jsonwebtoken::encode(&header, claims, &self.private).expect("a token")
     }
 
+    /// The public key as PEM (RFC 7468 §13).
+    ///
+    /// # Panics
+    /// Never: the coordinates were encoded by this value.
+    #[must_use]
+    pub fn pem(&self) -> String {
+        // RFC 5480 §2: the SubjectPublicKeyInfo of a P-256 key up to its point, which follows uncompressed.
+        const PREFIX: &[u8] =
+            b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\
+            \x3d\x03\x01\x07\x03\x42\x00\x04";
+        let mut der = PREFIX.to_vec();
+        for coordinate in [&self.x, &self.y] {
+            der.extend(URL_SAFE_NO_PAD.decode(coordinate).expect("as it was encoded"));
+        }
+        pem("PUBLIC KEY", &der)
+    }
+
+    /// A token with these claims and this `kid`, or none.
+    ///
+    /// # Panics
+    /// If the library fails.
+    #[must_use]
+    pub fn sign_as(&self, kid: Option<&str>, claims: &Value) -> String {
+        let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::ES256) };
+        jsonwebtoken::encode(&header, claims, &self.private).expect("a token")
+    }
+
     /// A token that is good for five minutes.
     #[must_use]
     pub fn token(&self, identifier: &str) -> String {
@@ -83,4 +110,16 @@ impl SigningKey {
 #[must_use]
 pub fn jwks(keys: &[&SigningKey]) -> String {
     json!({"keys": keys.iter().map(|key| key.jwk()).collect::<Vec<_>>()}).to_string()
+}
+
+/// DER in the form of RFC 7468.
+///
+/// # Panics
+/// Never: base64 is ASCII.
+#[must_use]
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let body = STANDARD.encode(der);
+    let lines: Vec<&str> =
+        body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("ASCII")).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }

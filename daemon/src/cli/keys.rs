@@ -82,6 +82,7 @@ Examples:
     Rotate(Rotate),
 }
 
+/// Where the daemon's internal listener is, and how to print.
 #[derive(Debug, clap::Args)]
 pub(super) struct Connection {
     /// The daemon's internal listener: http://HOST:PORT or unix:/path.
@@ -368,15 +369,27 @@ fn bad_server(text: &str) -> String {
     format!("--server {}: expected http://HOST:PORT or unix:/path", untrusted(text))
 }
 
+impl Connection {
+    /// # Errors
+    /// What `--server` should be.
+    pub(super) fn server(&self) -> Result<Server, String> {
+        Server::parse(&self.server).ok_or_else(|| bad_server(&self.server))
+    }
+
+    pub(super) fn json(&self) -> bool {
+        self.json
+    }
+}
+
 /// Where the daemon's internal routes are.
 #[derive(Debug, PartialEq, Eq)]
-enum Server {
+pub(super) enum Server {
     /// Authority, and the prefix of the paths.
     Tcp(String, String),
     Unix(PathBuf),
 }
 
-struct Answer {
+pub(super) struct Answer {
     status: StatusCode,
     body: Value,
 }
@@ -405,14 +418,23 @@ impl Server {
     }
 
     async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        self.ask(Method::POST, path, body.to_string()).await
+    }
+
+    pub(super) async fn get(&self, path: &str) -> anyhow::Result<Answer> {
+        self.ask(Method::GET, path, String::new()).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: String) -> anyhow::Result<Answer> {
         let exchange = async {
             match self {
                 Self::Tcp(authority, prefix) => {
                     let stream = TcpStream::connect(authority).await?;
-                    exchange(stream, authority, &format!("{prefix}{path}"), body).await
+                    exchange(stream, method, authority, &format!("{prefix}{path}"), body).await
                 }
                 Self::Unix(socket) => {
-                    exchange(UnixStream::connect(socket).await?, "localhost", path, body).await
+                    let stream = UnixStream::connect(socket).await?;
+                    exchange(stream, method, "localhost", path, body).await
                 }
             }
         };
@@ -429,19 +451,25 @@ impl Server {
     }
 }
 
-async fn exchange<S>(stream: S, host: &str, path: &str, body: &Value) -> anyhow::Result<Answer>
+async fn exchange<S>(
+    stream: S,
+    method: Method,
+    host: &str,
+    path: &str,
+    body: String,
+) -> anyhow::Result<Answer>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
     let request = Request::builder()
-        .method(Method::POST)
+        .method(method)
         .uri(path)
         .header(header::HOST, host)
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::CONNECTION, "close")
-        .body(Full::new(Bytes::from(body.to_string())))?;
+        .body(Full::new(Bytes::from(body)))?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     // Answers of the daemon are small; whatever else listens there shall not fill our memory.
@@ -455,7 +483,11 @@ where
 }
 
 impl Answer {
-    fn expect(&self, status: StatusCode) -> anyhow::Result<()> {
+    pub(super) fn body(&self) -> &Value {
+        &self.body
+    }
+
+    pub(super) fn expect(&self, status: StatusCode) -> anyhow::Result<()> {
         if self.status == status {
             return Ok(());
         }
@@ -481,7 +513,7 @@ impl Answer {
 }
 
 /// An answer's own words, without control characters, for a terminal.
-fn untrusted_message(text: &str) -> String {
+pub(super) fn untrusted_message(text: &str) -> String {
     text.chars().take(400).flat_map(char::escape_debug).collect::<String>().replace("\\\"", "\"")
 }
 

@@ -7,6 +7,7 @@ pub mod connect;
 pub mod db;
 pub mod keygen;
 pub mod keys;
+pub mod status;
 pub mod token;
 
 use std::io::{self, Write as _};
@@ -45,8 +46,10 @@ enum Command {
     Keygen(keygen::Args),
     /// Look after the database.
     Db(db::Args),
-    /// Open a tunnel through a NETunnel server.
-    Connect(connect::Args),
+    /// Open tunnels through a NETunnel server.
+    Connect(Box<connect::Args>),
+    /// Show what the daemon's tunnels do.
+    Status(status::Args),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -67,7 +70,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Token(args) => token::run(args).await,
         Command::Keygen(args) => keygen::run(args).await,
         Command::Db(args) => db::run(args).await,
-        Command::Connect(args) => connect::run(args).await,
+        Command::Connect(args) => connect::run(*args).await,
+        Command::Status(args) => status::run(args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "jwtunnel", &mut script);

@@ -13,7 +13,6 @@ mod original;
 mod reader;
 mod value;
 
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,10 +21,11 @@ pub use check::unsearchable_parent;
 pub use database_url::{DatabaseUrl, PostgresUrl, parse_database_url};
 pub use error::{ConfigError, Place};
 pub use network::Network;
+pub use original::StateOverrides;
 pub use reader::{Effective, Environment, VariableNote};
 pub use value::{
-    IdentityMode, ListenAddress, NetunnelAuth, RsaBits, SigningAlgorithm, Size, parse_algorithm,
-    parse_duration,
+    IdentityMode, ListenAddress, NetunnelAuth, PeerAuth, RsaBits, SigningAlgorithm, Size,
+    parse_algorithm, parse_duration,
 };
 
 use error::Problem;
@@ -168,11 +168,34 @@ pub struct Netunnel {
     pub secret: Option<Secret>,
     /// Who may go where; empty: `allowed_tunnel_destinations` of the state file holds.
     pub rules: Vec<Rule>,
-    /// Replaces the state file's default for `allowed_tunnel_destinations`
-    /// (`NETUNNEL_ALLOWED_TUNNEL_DESTINATIONS`).
-    pub allowed_tunnel_destinations: Option<BTreeMap<String, String>>,
+    /// Defaults of the state file that NETunnel's variables replace.
+    pub state_overrides: StateOverrides,
+    /// The Fernet key for credentials in the state file; by default it is in `secret_key_file`.
+    pub secret_key: Option<Secret>,
+    /// How the daemon proves to its peers who it is. Default as `auth`.
+    pub peer_auth: PeerAuth,
+    /// Where peers' JWThenticator is: a path on the peer's host, or a URL. Default `/jwthenticator`.
+    pub peer_auth_uri: String,
+    /// Certificate authorities of peers, instead of the system's.
+    pub peer_ca_file: Option<PathBuf>,
+    /// Serves the operator's routes on `listen` too, for `admin_identifiers`. Default no.
+    pub admin_routes: bool,
+    /// Whose tokens may use the operator's routes on `listen`.
+    pub admin_identifiers: Vec<String>,
+    /// Names besides `localhost` under which the internal listener is asked.
+    pub operator_hosts: Vec<String>,
+    /// Where that key is kept. Default: the state file's name with the extension `key`.
+    pub secret_key_file: PathBuf,
     /// As [`Jwthenticator::leeway`].
     pub leeway: Duration,
+    /// Channels of all callers together. Default 10,000.
+    pub max_channels: usize,
+    /// Tunnels within one channel. Default 100.
+    pub max_tunnels_per_channel: usize,
+    /// Tunnel websockets of all channels, waiting ones included. Default 50,000.
+    pub max_connections: usize,
+    /// A connection that carries nothing for so long is ended. Default zero: never.
+    pub idle_timeout: Duration,
     /// How long open tunnels and requests may go on after SIGTERM. Default 30 s.
     pub drain_timeout: Duration,
 }
@@ -420,16 +443,45 @@ fn read_netunnel(reader: &mut Reader<'_>, data: &Path, leeway: Duration) -> Netu
         }
         rule
     });
-    reader.later(SECTION, "admin_routes", "remove it: the operator's routes answer 404");
-    reader.later(SECTION, "admin_identifiers", "remove it: the operator's routes answer 404");
+    let default_key_file = state_file.with_extension("key");
+    let admin_routes = reader.take(SECTION, "admin_routes", false);
+    let admin_identifiers: Vec<String> = reader.take(SECTION, "admin_identifiers", Vec::new());
+    if admin_routes == admin_identifiers.is_empty() {
+        reader.problem_of(
+            SECTION,
+            "admin_routes",
+            "admin_routes = true and admin_identifiers = [\"UUID\"] belong together".into(),
+        );
+    }
+    if admin_routes && auth != NetunnelAuth::Jwt {
+        let text = "needs auth = \"jwt\": otherwise all callers are one".into();
+        reader.problem_of(SECTION, "admin_routes", text);
+    }
+    let peer_auth = match auth {
+        NetunnelAuth::Jwt => PeerAuth::Jwthenticator,
+        NetunnelAuth::Secret => PeerAuth::Secret,
+        NetunnelAuth::None => PeerAuth::None,
+    };
     Netunnel {
         listen,
         state_file,
         auth,
         secret,
         rules,
-        allowed_tunnel_destinations: original::allowed_tunnel_destinations(reader),
+        state_overrides: original::state_overrides(reader),
+        secret_key: original::secret_key(reader),
+        peer_auth: reader.take(SECTION, "peer_auth", peer_auth),
+        peer_auth_uri: original::peer_auth_uri(reader),
+        peer_ca_file: reader.take(SECTION, "peer_ca_file", None),
+        admin_routes,
+        admin_identifiers,
+        operator_hosts: reader.take(SECTION, "operator_hosts", Vec::new()),
+        secret_key_file: reader.take(SECTION, "secret_key_file", default_key_file),
         leeway,
+        max_channels: reader.take(SECTION, "max_channels", 10_000),
+        max_tunnels_per_channel: reader.take(SECTION, "max_tunnels_per_channel", 100),
+        max_connections: reader.take(SECTION, "max_connections", 50_000),
+        idle_timeout: reader.take(SECTION, "idle_timeout", Duration::ZERO),
         drain_timeout: reader.take(SECTION, "drain_timeout", Duration::from_secs(30)),
     }
 }

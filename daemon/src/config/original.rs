@@ -2,7 +2,7 @@
 //! with us unchanged. Each one that is set is noted for the log: used, or overridden and by what;
 //! one that we cannot honour is an error.
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +10,28 @@ use super::KeyPairFiles;
 use super::database_url::DatabaseUrl;
 use super::reader::{Original, Reader, VariableNote};
 use super::value::{ListenAddress, RsaBits, Setting, SigningAlgorithm};
+use crate::secret::Secret;
+
+/// Keys of NETunnel's state file whose defaults a variable may replace: `NETUNNEL_` and the key in capitals.
+const OVERRIDABLE: [(&str, &str); 6] = [
+    ("NETUNNEL_ALLOWED_TUNNEL_DESTINATIONS", "allowed_tunnel_destinations"),
+    ("NETUNNEL_HTTP_PROXY", "http_proxy"),
+    ("NETUNNEL_HTTP_PROXY_TEST_URL", "http_proxy_test_url"),
+    ("NETUNNEL_PEERS", "peers"),
+    ("NETUNNEL_ALLOW_UNVERIFIED_SSL_PEERS", "allow_unverified_ssl_peers"),
+    ("NETUNNEL_REVISION", "revision"),
+];
+
+/// Defaults of NETunnel's state file that variables replace. `Debug` shows the keys only: values may be
+/// credentials.
+#[derive(Clone, Default, PartialEq)]
+pub struct StateOverrides(pub serde_json::Map<String, serde_json::Value>);
+
+impl fmt::Debug for StateOverrides {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 /// Variables that mean "this is a JWThenticator deployment": then its one-listener layout holds.
 const DEPLOYMENT: [&str; 14] = [
@@ -287,38 +309,46 @@ pub(super) fn flag(reader: &mut Reader<'_>, name: &'static str) -> bool {
     value
 }
 
-/// `NETUNNEL_ALLOWED_TUNNEL_DESTINATIONS`, a JSON object; NETunnel's other variables stand for
-/// parts that are not there yet.
-pub(super) fn allowed_tunnel_destinations(
-    reader: &mut Reader<'_>,
-) -> Option<BTreeMap<String, String>> {
-    for name in [
-        "NETUNNEL_HTTP_PROXY",
-        "NETUNNEL_HTTP_PROXY_TEST_URL",
-        "NETUNNEL_PEERS",
-        "NETUNNEL_ALLOW_UNVERIFIED_SSL_PEERS",
-        "NETUNNEL_SECRET_KEY",
-    ] {
-        reader.later_variable(name, "peers and proxies cannot be used; unset it");
-    }
-    const NAME: &str = "NETUNNEL_ALLOWED_TUNNEL_DESTINATIONS";
-    let text = reader.environment().get(NAME)?;
-    match serde_json::from_str(text) {
-        Ok(destinations) => {
-            let effect = "sets the default of allowed_tunnel_destinations".into();
-            reader.notes.push(VariableNote { name: NAME, effect });
-            Some(destinations)
-        }
-        Err(_) => {
-            reader.problem_in_variable(
-                NAME,
-                text,
-                true,
-                "a JSON object of addresses and ports, such as {\"127.0.0.1\": \"22,80\"}",
-            );
-            None
+/// NETunnel's variables: each is JSON and replaces the default of one key of its state file.
+pub(super) fn state_overrides(reader: &mut Reader<'_>) -> StateOverrides {
+    let mut overrides = StateOverrides::default();
+    for (name, key) in OVERRIDABLE {
+        let Some(text) = reader.environment().get(name) else { continue };
+        match serde_json::from_str(text) {
+            Ok(value) => {
+                let effect = format!("sets the default of {key} in [netunnel] state_file");
+                reader.notes.push(VariableNote { name, effect });
+                overrides.0.insert(key.into(), value);
+            }
+            Err(_) => {
+                let expected =
+                    "JSON, such as {\"127.0.0.1\": \"22,80\"}, true or \"text\" with the quotes";
+                // Not repeated: peers and proxies hold credentials.
+                reader.problem_in_variable(name, text, false, expected);
+            }
         }
     }
+    overrides
+}
+
+/// Where peers' JWThenticator is.
+pub(super) fn peer_auth_uri(reader: &mut Reader<'_>) -> String {
+    let plugin = Original {
+        name: "JWTHENTICATOR_URI",
+        expected: "a path such as /jwthenticator, or a URL",
+        parse: &|text| Some(text.to_owned()),
+    };
+    reader.take_or("netunnel", "peer_auth_uri", &[plugin], "/jwthenticator".into())
+}
+
+/// The key for credentials in NETunnel's state file.
+pub(super) fn secret_key(reader: &mut Reader<'_>) -> Option<Secret> {
+    let netunnel = Original {
+        name: "NETUNNEL_SECRET_KEY",
+        expected: "a Fernet key",
+        parse: &|text| Some(Some(Secret::new(text))),
+    };
+    reader.take_or("netunnel", "secret_key", &[netunnel], None)
 }
 
 impl SigningAlgorithm {

@@ -247,7 +247,21 @@ fn parts_of_later_versions_say_so() {
     let text = errors("[[jwks.remote]]\nname = \"corp\"\n[signer_proxy]\nx = 1\n", &[]);
     assert!(text.contains("t.toml:1: [jwks] remote: not available yet"), "{text}");
     assert!(text.contains("t.toml:3: [signer_proxy]: not available yet"), "{text}");
-    assert!(errors("", &[("NETUNNEL_PEERS", "[]")]).contains("not available yet"));
+}
+
+#[test]
+fn netunnels_variables_replace_defaults_of_the_state_file() {
+    let loaded = parse("", &[("NETUNNEL_ALLOW_UNVERIFIED_SSL_PEERS", "true")]).unwrap();
+    assert_eq!(loaded.config.netunnel.state_overrides.0["allow_unverified_ssl_peers"], true);
+    assert_eq!(loaded.notes[0].name, "NETUNNEL_ALLOW_UNVERIFIED_SSL_PEERS");
+    let text = errors("", &[("NETUNNEL_PEERS", "[hunter2")]);
+    assert!(text.contains("NETUNNEL_PEERS") && text.contains("JSON"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    let key = ("NETUNNEL_SECRET_KEY", "hunter2");
+    let loaded = parse("[netunnel]\nstate_file = \"/x/n.json\"\n", &[key]).unwrap();
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+    assert_eq!(loaded.config.netunnel.secret_key.unwrap().expose(), "hunter2");
+    assert_eq!(loaded.config.netunnel.secret_key_file, Path::new("/x/n.key"));
 }
 
 #[test]

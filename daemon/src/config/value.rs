@@ -366,6 +366,18 @@ choice! {
 }
 
 choice! {
+    /// How the daemon proves to its peers who it is.
+    PeerAuth {
+        /// A key or a refresh token, which the peer's JWThenticator exchanges for tokens.
+        Jwthenticator = "jwthenticator",
+        /// A secret that the peer knows, too.
+        Secret = "secret",
+        /// Not at all.
+        None = "none",
+    }
+}
+
+choice! {
     /// The algorithm that new signing keys use (RFC 7518 §3.1, RFC 8037).
     #[allow(missing_docs)]
     SigningAlgorithm {

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -15,9 +17,11 @@ use super::dial::dial;
 use super::entrance::{Entrance, Used};
 use super::exit::{self, DialError, ExitOptions, Served};
 use super::features::Features;
+use super::plain::{Origin, Plain, PlainListener};
 use super::session::{End, Options, Outcome, Side};
 use super::settings::{Settings, Timings};
 use super::stop::{Life, Stop, StopReason};
+use super::traffic::Traffic;
 use super::transport::WebSocket;
 use super::wire::{Message, shown};
 use crate::auth::Identity;
@@ -25,6 +29,9 @@ use crate::logging::Throttle;
 
 /// Websockets that a reverse tunnel keeps waiting; NETunnel's client opens one for each request.
 const SPARE: usize = 1;
+
+/// Time for a client's answer to the deletion of its tunnels.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 static DENIED: LazyLock<Throttle> = LazyLock::new(Throttle::new);
 static DIAL_FAILED: LazyLock<Throttle> = LazyLock::new(Throttle::new);
@@ -41,6 +48,7 @@ pub(super) struct Channel {
     pub(super) stop: Stop,
     /// Work that must finish before the channel is gone, besides that of the tunnels.
     pub(super) tasks: TaskTracker,
+    pub(super) traffic: Arc<Traffic>,
     state: Mutex<State>,
 }
 
@@ -88,6 +96,16 @@ pub(super) enum Kind {
     Reverse { entrance: Arc<Entrance>, bound: SocketAddr },
 }
 
+impl Tunnel {
+    /// Where it is entered here.
+    pub(super) fn entrance(&self) -> Option<SocketAddr> {
+        match &self.kind {
+            Kind::Reverse { bound, .. } => Some(*bound),
+            Kind::Forward { .. } => None,
+        }
+    }
+}
+
 impl Channel {
     pub(super) fn new(
         id: u64,
@@ -95,6 +113,7 @@ impl Channel {
         features: Features,
         settings: &Settings,
         parent: &Stop,
+        whole: &Arc<Traffic>,
     ) -> Arc<Self> {
         let (control, queue) = Control::new(&settings.timings);
         let state = State { phase: Phase::New(queue), last_tunnel: 0, tunnels: HashMap::new() };
@@ -105,6 +124,7 @@ impl Channel {
             control,
             stop: parent.child(),
             tasks: TaskTracker::new(),
+            traffic: Traffic::part_of(whole),
             state: Mutex::new(state),
         })
     }
@@ -177,6 +197,24 @@ impl Channel {
         self.state().tunnels.remove(&id)
     }
 
+    /// Deletes all tunnels, tells the client so, and closes the channel.
+    pub(super) async fn dismiss(&self) {
+        let tunnels = std::mem::take(&mut self.state().tunnels);
+        let mut telling = JoinSet::new();
+        for (tunnel_id, tunnel) in tunnels {
+            let control = self.control.clone();
+            telling.spawn(async move {
+                // First here: a client waits until the websockets are closed before it answers.
+                tunnel.life.end(true, Duration::ZERO).await;
+                let message = Message::DeleteTunnel { tunnel_id, force: true };
+                // NETunnel's client may close the channel instead of answering.
+                let _ = timeout(FAREWELL, control.request(message)).await;
+            });
+        }
+        telling.join_all().await;
+        self.stop.trigger(StopReason::Deleted);
+    }
+
     /// Ends everything of the channel and waits until it has, within bounds.
     pub(super) async fn end(&self, reason: StopReason, timings: &Timings) {
         let tunnels = {
@@ -227,6 +265,7 @@ impl Context {
                 let Some(listener) = listener else { return };
                 let entrance = entrance.clone();
                 let retired = tunnel.life.retired.clone();
+                let listener = PlainListener::Tcp(listener);
                 let accepting = entrance.clone();
                 let until = retired.clone();
                 tunnel.life.tasks.spawn(async move { accepting.accept(&listener, &until).await });
@@ -258,7 +297,8 @@ impl Context {
     pub(super) async fn serve(self, ws: WebSocket) {
         let Self { tunnel, .. } = &self;
         let options = |side| {
-            Options::new(side, self.channel.features.half_close, false, &self.settings.timings)
+            let Channel { features, traffic, .. } = &*self.channel;
+            Options::new(side, features.half_close, false, &self.settings.timings, traffic)
         };
         match &tunnel.kind {
             Kind::Forward { address, port } => {
@@ -280,7 +320,7 @@ impl Context {
                 }
             }
             Kind::Reverse { entrance, .. } => {
-                let opened = |client: SocketAddr| self.log_start(&client);
+                let opened = |client: Origin| self.log_start(&client);
                 let options = options(Side::Entrance);
                 let used = entrance
                     .serve(ws, options, &tunnel.life.retired, &tunnel.life.stop, opened)
@@ -292,14 +332,14 @@ impl Context {
         }
     }
 
-    async fn dial(&self, address: &str, port: &str) -> Result<tokio::net::TcpStream, DialError> {
+    async fn dial(&self, address: &str, port: &str) -> Result<Plain, DialError> {
         let Settings { policy, own_listeners, timings, .. } = &*self.settings;
         let destination = policy
             .destination(&self.caller, own_listeners, address, port)
             .map_err(|denied| DialError::Denied(denied.to_string()))?;
         let stream = dial(policy, &self.caller, own_listeners, &destination, timings).await?;
         self.log_start(&destination);
-        Ok(stream)
+        Ok(Plain::Tcp(stream))
     }
 
     fn log_start(&self, far: &dyn std::fmt::Display) {
@@ -314,6 +354,7 @@ impl Context {
             End::Lost => "lost",
             End::Protocol(_) => "protocol",
             End::Stalled => "stalled",
+            End::Idle => "idle",
             End::Stopped(_) => "stopped",
         };
         tracing::info!(event = "conn_close", ident = %shown(self.caller.identifier()),
@@ -322,6 +363,7 @@ impl Context {
     }
 
     fn log_failure(&self, error: &DialError) {
+        self.channel.traffic.failed();
         let (limiter, event) = match error {
             DialError::Denied(_) => (&DENIED, "dest_denied"),
             DialError::Timeout(..) => (&DIAL_FAILED, "dial_timeout"),

@@ -6,11 +6,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, interval_at, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message as Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -95,6 +96,9 @@ pub(super) struct Control {
     pending: Mutex<Pending>,
     failure: OnceLock<ControlEnd>,
     failed: Notify,
+    /// How many frames have come; whoever doubts that the other side lives waits for one more.
+    heard: watch::Sender<u64>,
+    doubted: Notify,
     timings: Timings,
 }
 
@@ -113,6 +117,8 @@ impl Control {
             pending: Mutex::default(),
             failure: OnceLock::new(),
             failed: Notify::new(),
+            heard: watch::Sender::new(0),
+            doubted: Notify::new(),
             timings: timings.clone(),
         };
         (Arc::new(control), queue)
@@ -145,6 +151,13 @@ impl Control {
                 Err(RequestError::Ended)
             }
         }
+    }
+
+    /// Whether the other side shows a sign of life within `limit`; it is asked for one.
+    pub(super) async fn is_alive(&self, limit: Duration) -> bool {
+        let mut heard = self.heard.subscribe();
+        self.doubted.notify_one();
+        matches!(timeout(limit, heard.changed()).await, Ok(Ok(())))
     }
 
     /// Answers a request of the other side.
@@ -201,7 +214,7 @@ pub(super) async fn run(
     // Reading and writing are separate: a peer that takes no replies must not keep us from seeing its CLOSE.
     let end = tokio::select! {
         end = receive(control, &mut stream, timings, handler) => end,
-        end = transmit(&mut queue, &mut sink, timings) => end,
+        end = transmit(control, &mut queue, &mut sink) => end,
         end = control.failure() => end,
         reason = stop.stopped() => ControlEnd::Stopped(reason),
     };
@@ -235,6 +248,7 @@ async fn receive(
             () = sleep_until(heard + timings.dead_after) => return ControlEnd::Dead,
         };
         heard = Instant::now();
+        control.heard.send_modify(|frames| *frames += 1);
         match frame {
             Some(Ok(Frame::Binary(bytes))) => match wire::decode(&bytes) {
                 Ok(Packet::Message { id, message }) => handler(id, message),
@@ -259,10 +273,11 @@ async fn receive(
 }
 
 async fn transmit(
+    control: &Control,
     queue: &mut mpsc::Receiver<Vec<u8>>,
     sink: &mut SplitSink<WebSocket, Frame>,
-    timings: &Timings,
 ) -> ControlEnd {
+    let timings = &control.timings;
     let mut pings = interval_at(Instant::now() + timings.ping, timings.ping);
     loop {
         let frame = tokio::select! {
@@ -271,6 +286,7 @@ async fn transmit(
                 None => return ControlEnd::Lost,
             },
             _ = pings.tick() => Frame::Ping(Bytes::new()),
+            () = control.doubted.notified() => Frame::Ping(Bytes::new()),
         };
         match timeout(timings.dead_after, sink.send(frame)).await {
             Ok(Ok(())) => {}

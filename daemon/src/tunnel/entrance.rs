@@ -7,21 +7,20 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
+use super::plain::{Origin, Plain, PlainListener};
 use super::session::{self, Options, Outcome};
 use super::stop::Stop;
-use super::transport::{START, WebSocket, error_code, refuse, tune};
+use super::transport::{START, WebSocket, error_code, refuse};
 use crate::logging::Throttle;
 
 /// Accepted connections that wait for a websocket; beyond that they wait in the kernel.
@@ -51,8 +50,10 @@ pub(super) struct Entrance {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<(TcpStream, SocketAddr)>,
+    waiting: VecDeque<(Plain, Origin)>,
     spare: usize,
+    /// Connections that got a websocket so far.
+    carried: u64,
     /// For each websocket that was requested: when to give it up.
     requested: VecDeque<Instant>,
 }
@@ -76,7 +77,7 @@ impl Entrance {
     }
 
     /// Accepts connections until `retired`.
-    pub(super) async fn accept(&self, listener: &TcpListener, retired: &Stop) {
+    pub(super) async fn accept(&self, listener: &PlainListener, retired: &Stop) {
         loop {
             let room = async {
                 self.wait_for_room().await;
@@ -88,7 +89,7 @@ impl Entrance {
             };
             match accepted {
                 Ok((stream, address)) => {
-                    tune(&stream);
+                    stream.tune();
                     self.state().waiting.push_back((stream, address));
                     self.queued.notify_one();
                     self.changed.notify_waiters();
@@ -144,6 +145,12 @@ impl Entrance {
         }
     }
 
+    /// Websockets that wait now, and connections that have got one so far.
+    pub(super) fn vital_signs(&self) -> (usize, u64) {
+        let state = self.state();
+        (state.spare, state.carried)
+    }
+
     /// A request failed at once: try again after `pause` instead of the full patience.
     pub(super) fn request_failed(&self, pause: Duration) {
         let mut state = self.state();
@@ -164,7 +171,7 @@ impl Entrance {
         options: Options,
         retired: &Stop,
         stop: &Stop,
-        opened: impl FnOnce(SocketAddr),
+        opened: impl FnOnce(Origin),
     ) -> Used {
         let mut spare = Spare::new(self);
         loop {
@@ -218,7 +225,7 @@ impl Entrance {
     }
 
     /// Takes the connection that has waited longest.
-    async fn take(&self) -> (TcpStream, SocketAddr) {
+    async fn take(&self) -> (Plain, Origin) {
         loop {
             let queued = self.queued.notified();
             tokio::pin!(queued);
@@ -230,7 +237,7 @@ impl Entrance {
         }
     }
 
-    fn put_back(&self, stream: TcpStream, address: SocketAddr) {
+    fn put_back(&self, stream: Plain, address: Origin) {
         self.state().waiting.push_front((stream, address));
         self.queued.notify_one();
         self.changed.notify_waiters();
@@ -256,7 +263,10 @@ impl<'e> Spare<'e> {
 
     fn taken(&mut self) {
         self.waits = false;
-        self.entrance.state().spare -= 1;
+        let mut state = self.entrance.state();
+        state.spare -= 1;
+        state.carried += 1;
+        drop(state);
         self.entrance.changed.notify_waiters();
     }
 }
@@ -285,7 +295,7 @@ async fn maybe(deadline: Option<Instant>) {
 }
 
 /// Waits after an error of `accept`, so that neither the listener is lost nor a processor burnt.
-async fn pause_after(error: &io::Error, listener: &TcpListener) {
+async fn pause_after(error: &io::Error, listener: &PlainListener) {
     // ECONNABORTED and the like concern one connection that is already gone.
     if matches!(
         error.kind(),
@@ -296,8 +306,7 @@ async fn pause_after(error: &io::Error, listener: &TcpListener) {
         return;
     }
     ACCEPT_FAILED.run(|suppressed| {
-        let address = listener.local_addr().ok();
-        tracing::error!(event = "accept_failed", ?address, %error, suppressed,
+        tracing::error!(event = "accept_failed", address = %listener, %error, suppressed,
             "cannot accept connections; trying again");
     });
     sleep(EXHAUSTED).await;

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
+use super::plain::Plain;
 use super::session::{self, Options, Outcome};
 use super::stop::Stop;
-use super::transport::{CHUNK, START, WebSocket, error_code, refuse, tune};
+use super::transport::{CHUNK, START, WebSocket, error_code, refuse};
 
 /// Why a destination was not reached. The text is for logs; the other side only sees a close code.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +76,7 @@ pub(super) async fn serve<D>(
     stop: &Stop,
 ) -> Served
 where
-    D: Future<Output = Result<TcpStream, DialError>>,
+    D: Future<Output = Result<Plain, DialError>>,
 {
     match wait_for_start(&mut ws, &options, retired).await {
         Start::Started => {}
@@ -94,7 +94,12 @@ where
     let dialled = tokio::select! {
         dialled = dial() => dialled,
         // Kept reading meanwhile, to answer pings and to see an end; what arrives is for the destination.
-        () = read_ahead(&mut ws, &mut early) => return Served::Unused,
+        fault = read_ahead(&mut ws, &mut early) => {
+            if let Some(code) = fault {
+                refuse(ws, code, "").await;
+            }
+            return Served::Unused;
+        }
         reason = stop.stopped() => {
             refuse(ws, reason.close_code(), "").await;
             return Served::Unused;
@@ -102,7 +107,7 @@ where
     };
     match dialled {
         Ok(tcp) => {
-            tune(&tcp);
+            tcp.tune();
             Served::Carried(session::run(ws, tcp, early, options.session, stop).await)
         }
         Err(error) => {
@@ -156,18 +161,24 @@ async fn wait_for_start(ws: &mut WebSocket, options: &ExitOptions, retired: &Sto
     }
 }
 
-/// Reads into `early` up to a limit. Returns only if there is nobody left to dial for.
-async fn read_ahead(ws: &mut WebSocket, early: &mut Vec<Message>) {
+/// Reads into `early` up to a limit. Returns only if there is nobody left to dial for; a sender that has broken the
+/// protocol is to be told so by the code.
+async fn read_ahead(ws: &mut WebSocket, early: &mut Vec<Message>) -> Option<CloseCode> {
     let mut held = 0;
     while held < CHUNK {
         match ws.next().await {
-            Some(Ok(Message::Close(_)) | Err(_)) | None if held == 0 => return,
+            Some(Ok(Message::Close(_))) | None if held == 0 => return None,
+            Some(Err(error)) => match error_code(&error) {
+                Some(code) => return Some(code),
+                None if held == 0 => return None,
+                None => break,
+            },
             // The sender is gone, but what it sent is to be delivered; the session goes on from here.
             Some(Ok(message @ Message::Close(_))) => {
                 early.push(message);
                 break;
             }
-            Some(Err(_)) | None => break,
+            None => break,
             Some(Ok(message)) => {
                 held += message.len();
                 early.push(message);

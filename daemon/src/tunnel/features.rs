@@ -6,27 +6,31 @@
 use serde_json::Value;
 
 const HALF_CLOSE: &str = "half-close";
+const R7_STATUS: &str = "r7-status";
 
 /// The agreed extensions; the default is NETunnel's behaviour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Features {
     /// An empty binary message ends one direction only, and CLOSE follows when both have ended.
     pub(super) half_close: bool,
+    /// A tunnel websocket that cannot be had is refused by an HTTP status instead of a CLOSE after the upgrade.
+    pub(super) r7_status: bool,
 }
 
 impl Features {
     /// Everything that this implementation has.
-    pub(super) const ALL: Self = Self { half_close: true };
+    pub(super) const ALL: Self = Self { half_close: true, r7_status: true };
 
     /// Those in the body of a request or answer that are known here.
     pub(super) fn from_body(body: &Value) -> Self {
         let offered = body.get("features").and_then(Value::as_array);
         let has = |name: &str| offered.is_some_and(|names| names.iter().any(|item| item == name));
-        Self { half_close: has(HALF_CLOSE) }
+        Self { half_close: has(HALF_CLOSE), r7_status: has(R7_STATUS) }
     }
 
     pub(super) fn names(self) -> Vec<&'static str> {
-        if self.half_close { vec![HALF_CLOSE] } else { vec![] }
+        let names = [(self.half_close, HALF_CLOSE), (self.r7_status, R7_STATUS)];
+        names.into_iter().filter_map(|(agreed, name)| agreed.then_some(name)).collect()
     }
 }
 

@@ -8,10 +8,13 @@
 //! ```text
 //! wire      control messages            control   requests and replies over one websocket
 //! transport websocket over TCP or TLS   session   the copy loop of one connection
+//! plain     TCP and UNIX sockets of programs
 //! entrance  listener and websockets     exit      start message and dial
 //! policy, address, dial                 who may reach and bind what, judged again at every connection
 //! server, channel, routes, upgrade      the server: channels of identities, limits, drain
 //! client                                the client, as a library
+//! state, configured                     NETunnel's configuration file
+//! operator                              peers, static tunnels, the proxy towards them
 //! ```
 //!
 //! Entrance, exit and session are the same code on both ends. Dependencies point upwards in this list only.
@@ -25,13 +28,17 @@ mod dial;
 mod entrance;
 mod exit;
 mod features;
+mod operator;
+mod plain;
 mod policy;
 pub(crate) mod respond;
 mod routes;
 mod server;
 mod session;
 mod settings;
+mod state;
 mod stop;
+mod traffic;
 mod transport;
 mod upgrade;
 pub mod wire;
@@ -39,7 +46,9 @@ pub mod wire;
 pub use configured::ConfiguredError;
 pub use control::{ControlEnd, RequestError};
 pub use exit::DialError;
+pub use operator::{Admins, Operator, internal_router};
 pub use policy::{Denied, Destination, Policy, PolicyError};
 pub use server::{Census, Server};
 pub use settings::{Limits, PROTOCOL_VERSION, Settings, Timings};
 pub use stop::StopReason;
+pub use traffic::Counts;

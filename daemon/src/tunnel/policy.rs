@@ -7,14 +7,18 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 
 use super::address::{canonical, is_host_name, is_localhost, is_own, is_special};
 use crate::auth::Identity;
 use crate::config::Rule;
 
-/// The destinations and binds that are allowed.
+/// The destinations and binds that are allowed. Clones share one content, which can be replaced at any time; it is
+/// judged anew at every connection.
 #[derive(Clone, Debug)]
-pub struct Policy(Mode);
+pub struct Policy(Arc<ArcSwap<Mode>>);
 
 #[derive(Clone, Debug)]
 enum Mode {
@@ -28,7 +32,7 @@ enum Mode {
 impl Default for Policy {
     fn default() -> Self {
         let any = Ports(vec![1..=u16::MAX]);
-        Self(Mode::Listed(BTreeMap::from([("127.0.0.1".to_owned(), any)])))
+        Self::of(Mode::Listed(BTreeMap::from([("127.0.0.1".to_owned(), any)])))
     }
 }
 
@@ -119,7 +123,7 @@ impl Policy {
             }
             Ok((address.clone(), Ports(ranges)))
         };
-        Ok(Self(Mode::Listed(destinations.iter().map(ports).collect::<Result<_, _>>()?)))
+        Ok(Self::of(Mode::Listed(destinations.iter().map(ports).collect::<Result<_, _>>()?)))
     }
 
     /// The rules of the configuration.
@@ -165,7 +169,16 @@ impl Policy {
                 binds: rule.reverse_binds.iter().map(bind).collect::<Result<_, _>>()?,
             })
         });
-        Ok(Self(Mode::Rules(permissions.collect::<Result<_, _>>()?)))
+        Ok(Self::of(Mode::Rules(permissions.collect::<Result<_, _>>()?)))
+    }
+
+    fn of(mode: Mode) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(mode)))
+    }
+
+    /// Puts the content of `other` in place of this one's, for all clones.
+    pub(super) fn replace(&self, other: &Self) {
+        self.0.store(other.0.load_full());
     }
 
     /// Judges a destination by its text. `port` is the text of the JSON value, as NETunnel compares it.
@@ -173,6 +186,48 @@ impl Policy {
     /// # Errors
     /// [`Denied`] with NETunnel's text.
     pub fn destination(
+        &self,
+        caller: &Identity,
+        own: &[SocketAddr],
+        address: &str,
+        port: &str,
+    ) -> Result<Destination, Denied> {
+        self.0.load().destination(caller, own, address, port)
+    }
+
+    /// Judges one address that `destination` stands for right now.
+    ///
+    /// # Errors
+    /// [`Denied`] for the daemon's own listeners, for special addresses that are not listed themselves, and
+    /// for a name of another host that leads to this one.
+    pub fn resolved(
+        &self,
+        caller: &Identity,
+        own: &[SocketAddr],
+        destination: &Destination,
+        ip: IpAddr,
+    ) -> Result<(), Denied> {
+        self.0.load().resolved(caller, own, destination, ip)
+    }
+
+    /// Judges the entrance of a reverse tunnel: the addresses to try, best first. Port 0 or none asks for any
+    /// allowed port.
+    ///
+    /// # Errors
+    /// [`Denied::Bind`].
+    pub fn bind(
+        &self,
+        caller: &Identity,
+        own: &[SocketAddr],
+        address: &str,
+        port: Option<u16>,
+    ) -> Result<Vec<SocketAddr>, Denied> {
+        self.0.load().bind(caller, own, address, port)
+    }
+}
+
+impl Mode {
+    fn destination(
         &self,
         caller: &Identity,
         own: &[SocketAddr],
@@ -202,12 +257,7 @@ impl Policy {
         }
     }
 
-    /// Judges one address that `destination` stands for right now.
-    ///
-    /// # Errors
-    /// [`Denied`] for the daemon's own listeners, for special addresses that are not listed themselves, and
-    /// for a name of another host that leads to this one.
-    pub fn resolved(
+    fn resolved(
         &self,
         caller: &Identity,
         own: &[SocketAddr],
@@ -233,12 +283,7 @@ impl Policy {
         Ok(())
     }
 
-    /// Judges the entrance of a reverse tunnel: the addresses to try, best first. Port 0 or none asks for any
-    /// allowed port.
-    ///
-    /// # Errors
-    /// [`Denied::Bind`].
-    pub fn bind(
+    fn bind(
         &self,
         caller: &Identity,
         own: &[SocketAddr],
@@ -252,7 +297,7 @@ impl Policy {
             "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
             other => other.parse().map_err(|_| denied())?,
         };
-        let allowed = match &self.0 {
+        let allowed = match self {
             Mode::Listed(_) if ip == Ipv4Addr::LOCALHOST => vec![1024..=u16::MAX],
             Mode::Listed(_) => vec![],
             Mode::Rules(rules) => rules
@@ -281,7 +326,7 @@ impl Policy {
 
     /// The ports that are allowed for a destination by its text.
     fn ports(&self, caller: &Identity, text: &str, host: &Host) -> Vec<&Ports> {
-        match &self.0 {
+        match self {
             // Compared as a string, as the original does: no other form of the same address.
             Mode::Listed(listed) => {
                 listed.get(text).filter(|ports| !ports.0.is_empty()).into_iter().collect()
@@ -299,7 +344,7 @@ impl Policy {
 
     /// Whether the operator named exactly this address.
     fn lists(&self, caller: &Identity, ip: IpAddr, port: u16) -> bool {
-        match &self.0 {
+        match self {
             Mode::Listed(listed) => listed.iter().any(|(text, ports)| {
                 text.parse().is_ok_and(|listed| canonical(listed) == ip) && ports.contains(port)
             }),
@@ -312,7 +357,7 @@ impl Policy {
 
     /// Whether this address may be reached under its own name.
     fn allows(&self, caller: &Identity, ip: IpAddr, port: u16) -> bool {
-        match &self.0 {
+        match self {
             Mode::Listed(_) => self.lists(caller, ip, port),
             Mode::Rules(_) => self
                 .destinations(caller)
@@ -321,7 +366,7 @@ impl Policy {
     }
 
     fn destinations(&self, caller: &Identity) -> impl Iterator<Item = &(Pattern, Ports)> {
-        let rules = match &self.0 {
+        let rules = match self {
             Mode::Rules(rules) => rules.as_slice(),
             Mode::Listed(_) => &[],
         };

@@ -3,7 +3,10 @@
 
 #![expect(clippy::result_large_err, reason = "the error is the answer, and is sent at once")]
 
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -12,7 +15,8 @@ use axum::http::{HeaderValue, Method, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
 use serde_json::{Map, Value, json};
-use tokio::time::timeout;
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
 use tower_service::Service;
 
 use super::channel::{self, Context, Kind, NotNow};
@@ -20,7 +24,7 @@ use super::entrance::Entrance;
 use super::features::Features;
 use super::policy::port_number;
 use super::respond::{empty, error, json as json_response, plain, unavailable};
-use super::server::{NoChannel, Server};
+use super::server::{NoChannel, NoPlace, NotAdmitted, Server};
 use super::settings::PROTOCOL_VERSION;
 use super::upgrade::Handshake;
 use super::wire::shown;
@@ -32,23 +36,25 @@ const BODY_LIMIT: usize = 1024 * 1024;
 
 static AUTH_DENIED: LazyLock<Throttle> = LazyLock::new(Throttle::new);
 
-type Answer = Result<Response<Body>, Response<Body>>;
+pub(super) type Answer = Result<Response<Body>, Response<Body>>;
 
-pub(super) fn router(server: Arc<Server>) -> Router {
+/// `more` are routes that are served besides.
+pub(super) fn router(server: Arc<Server>, more: Router) -> Router {
     let mut routes = Router::new()
         .route("/version", get(version))
         .route("/channels", post(create_channel))
         .route("/channels/{channel}/connect", get(connect_channel))
         .route("/channels/{channel}/tunnels", post(create_tunnel))
         .route("/channels/{channel}/tunnels/{tunnel}", delete(delete_tunnel))
-        .route("/channels/{channel}/tunnels/{tunnel}/connect", get(connect_tunnel))
-        .fallback(async || plain(StatusCode::NOT_FOUND));
+        .route("/channels/{channel}/tunnels/{tunnel}/connect", get(connect_tunnel));
     if server.auth.sells_tokens() {
         routes = routes.route("/authenticate", post(authenticate));
     }
     let routes = routes
-        .method_not_allowed_fallback(async || plain(StatusCode::METHOD_NOT_ALLOWED))
-        .with_state(server);
+        .with_state(server)
+        .merge(more)
+        .fallback(async || plain(StatusCode::NOT_FOUND))
+        .method_not_allowed_fallback(async || plain(StatusCode::METHOD_NOT_ALLOWED));
     // Outside of the matching: NETunnel's client joins a URL that ends in / with a path that begins with one.
     Router::new().fallback(move |mut request: Request| {
         let mut routes = routes.clone();
@@ -59,7 +65,7 @@ pub(super) fn router(server: Arc<Server>) -> Router {
     })
 }
 
-fn collapse_slashes(uri: &mut Uri) {
+pub(super) fn collapse_slashes(uri: &mut Uri) {
     if !uri.path().contains("//") {
         return;
     }
@@ -176,7 +182,13 @@ async fn create_tunnel(
                 .bind(&caller, &settings.own_listeners, &address, port)
                 .map_err(denied)?;
             check()?;
-            let listener = channel::bind(&candidates).await;
+            let mut listener = channel::bind(&candidates).await;
+            if port.is_some()
+                && matches!(&listener, Err(fault) if fault.kind() == ErrorKind::AddrInUse)
+                && server.take_over(&caller, &candidates).await
+            {
+                listener = bind_freed(&candidates).await;
+            }
             let listener = listener.map_err(|fault| bind_failed(&fault, &address, port))?;
             let bound =
                 listener.local_addr().map_err(|fault| bind_failed(&fault, &address, port))?;
@@ -193,6 +205,18 @@ async fn create_tunnel(
     answer["tunnel_id"] = tunnel.id.into();
     Context { settings: settings.clone(), channel, tunnel, caller }.start(listener);
     Ok(json_response(StatusCode::OK, &answer))
+}
+
+/// Binds an address whose listener is just being closed.
+async fn bind_freed(candidates: &[SocketAddr]) -> std::io::Result<TcpListener> {
+    for _ in 0..20 {
+        match channel::bind(candidates).await {
+            Err(fault) if fault.kind() == ErrorKind::AddrInUse => {}
+            bound => return bound,
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    channel::bind(candidates).await
 }
 
 /// R6.
@@ -233,12 +257,27 @@ async fn connect_tunnel(
 ) -> Answer {
     let (channel_id, tunnel_id) = (number(&channel)?, number(&tunnel)?);
     let caller = caller(&server, &request)?;
-    let (response, upgrade) = handshake(&server, &mut request)?.accept();
-    server.serve_tunnel(caller, channel_id, tunnel_id, upgrade);
-    Ok(response)
+    let handshake = handshake(&server, &mut request)?;
+    match server.admit(caller, channel_id, tunnel_id) {
+        Ok(admitted) => {
+            let (response, upgrade) = handshake.accept();
+            Server::serve_tunnel(admitted, upgrade);
+            Ok(response)
+        }
+        Err(NotAdmitted { why, by_status: true }) => Err(match why {
+            NoPlace::NoTunnel => error(StatusCode::NOT_FOUND, "no such tunnel"),
+            NoPlace::TooMany => unavailable("too many connections are open"),
+            NoPlace::Draining => draining(),
+        }),
+        Err(NotAdmitted { why, by_status: false }) => {
+            let (response, upgrade) = handshake.accept();
+            server.refuse(upgrade, why);
+            Ok(response)
+        }
+    }
 }
 
-fn caller(server: &Server, request: &Request) -> Result<Identity, Response<Body>> {
+pub(super) fn caller(server: &Server, request: &Request) -> Result<Identity, Response<Body>> {
     server.auth.authenticate(request.headers()).map_err(|fault| {
         AUTH_DENIED.run(|suppressed| {
             tracing::info!(
@@ -260,7 +299,7 @@ fn handshake(server: &Server, request: &mut Request) -> Result<Handshake, Respon
 }
 
 /// A path segment that has to be `\d+`; otherwise the route does not exist. `None`: a number that no id has.
-fn number(segment: &str) -> Result<Option<u64>, Response<Body>> {
+pub(super) fn number(segment: &str) -> Result<Option<u64>, Response<Body>> {
     if segment.is_empty() || !segment.bytes().all(|b| b.is_ascii_digit()) {
         return Err(plain(StatusCode::NOT_FOUND));
     }
@@ -268,7 +307,10 @@ fn number(segment: &str) -> Result<Option<u64>, Response<Body>> {
 }
 
 /// The body as a JSON object, whatever its Content-Type says, as in the original.
-async fn object(server: &Server, request: Request) -> Result<Map<String, Value>, Response<Body>> {
+pub(super) async fn object(
+    server: &Server,
+    request: Request,
+) -> Result<Map<String, Value>, Response<Body>> {
     let limited = to_bytes(request.into_body(), BODY_LIMIT);
     let bytes = match timeout(server.settings.timings.body, limited).await {
         Ok(Ok(bytes)) => bytes,
@@ -384,9 +426,9 @@ fn refusal(not_now: NotNow, channel_id: u64) -> Response<Body> {
 /// The original's text, which is Python's.
 fn bind_failed(fault: &std::io::Error, address: &str, port: Option<u16>) -> Response<Body> {
     let reason = match fault.kind() {
-        std::io::ErrorKind::AddrInUse => "address already in use".to_owned(),
-        std::io::ErrorKind::AddrNotAvailable => "cannot assign requested address".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        ErrorKind::AddrInUse => "address already in use".to_owned(),
+        ErrorKind::AddrNotAvailable => "cannot assign requested address".to_owned(),
+        ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => fault.to_string(),
     };
     let text = format!(

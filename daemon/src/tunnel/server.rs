@@ -2,14 +2,17 @@
 //!
 //! HTTP is [`super::routes`]'s part; what a channel does is [`super::channel`]'s.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use hyper::upgrade::{OnUpgrade, Upgraded};
+use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::task::TaskTracker;
@@ -20,6 +23,7 @@ use super::features::Features;
 use super::routes;
 use super::settings::Settings;
 use super::stop::{Stop, StopReason};
+use super::traffic::{Counts, Traffic};
 use super::transport::{Purpose, accept, refuse};
 use super::wire::shown;
 use crate::auth::{Authenticator, Identity};
@@ -37,6 +41,7 @@ pub struct Server {
     draining: AtomicBool,
     stop: Stop,
     tasks: TaskTracker,
+    traffic: Arc<Traffic>,
 }
 
 /// How much is open at the moment.
@@ -61,6 +66,30 @@ impl Drop for Slot {
     }
 }
 
+/// A tunnel websocket that may be served.
+pub(super) struct Admitted {
+    context: Context,
+    slot: Slot,
+}
+
+/// A tunnel websocket that has no place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NotAdmitted {
+    pub(super) why: NoPlace,
+    /// The channel agreed on being refused by an HTTP status.
+    pub(super) by_status: bool,
+}
+
+/// Why a tunnel websocket has no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoPlace {
+    /// The channel or the tunnel does not exist for this caller.
+    NoTunnel,
+    /// As many websockets as there may be are open.
+    TooMany,
+    Draining,
+}
+
 /// Why there is no new channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoChannel {
@@ -79,12 +108,13 @@ impl Server {
             draining: AtomicBool::new(false),
             stop: Stop::new(),
             tasks: TaskTracker::new(),
+            traffic: Arc::default(),
         })
     }
 
     /// NETunnel's routes. The connections must be served with upgrades.
     pub fn router(self: &Arc<Self>) -> Router {
-        routes::router(self.clone())
+        routes::router(self.clone(), Router::new())
     }
 
     /// What is open now.
@@ -103,6 +133,52 @@ impl Server {
             census.tasks += tunnels.iter().map(|tunnel| tunnel.life.tasks.len()).sum::<usize>();
         }
         census
+    }
+
+    /// What was carried since the start.
+    pub fn counts(&self) -> Counts {
+        self.traffic.counts()
+    }
+
+    /// What is open now and what it has carried, for a status page.
+    pub fn status(&self) -> Value {
+        let channels: Vec<_> = self.channels().values().cloned().collect();
+        let Census { connections, .. } = self.census();
+        let mut identities: BTreeMap<&str, (usize, usize, Counts)> = BTreeMap::new();
+        for channel in &channels {
+            let (open, tunnels, sum) = identities.entry(channel.owner.identifier()).or_default();
+            *open += 1;
+            *tunnels += channel.tunnels().len();
+            *sum = *sum + channel.traffic.counts();
+        }
+        let tunnels: usize = identities.values().map(|(_, tunnels, _)| tunnels).sum();
+        let identities: Vec<Value> = identities
+            .into_iter()
+            .map(|(identifier, (channels, tunnels, counts))| {
+                let mut status = counts.status();
+                status["identifier"] = identifier.into();
+                status["channels"] = channels.into();
+                status["tunnels"] = tunnels.into();
+                status
+            })
+            .collect();
+        let mut status = self.counts().status();
+        status["channels"] = channels.len().into();
+        status["tunnels"] = tunnels.into();
+        status["websockets"] = connections.into();
+        status["draining"] = self.is_draining().into();
+        status["identities"] = identities.into();
+        status
+    }
+
+    /// Deletes every tunnel, at its client too, and closes every channel.
+    pub(super) async fn disconnect_all(&self) {
+        let channels: Vec<_> = self.channels().values().cloned().collect();
+        let mut leaving = JoinSet::new();
+        for channel in channels {
+            leaving.spawn(async move { channel.dismiss().await });
+        }
+        leaving.join_all().await;
     }
 
     /// Ends the service: no new channels, tunnels and connections; live connections go on until they end or
@@ -172,7 +248,8 @@ impl Server {
             while channels.contains_key(&id) {
                 id = random_id();
             }
-            let channel = Channel::new(id, owner, features, &self.settings, &self.stop);
+            let channel =
+                Channel::new(id, owner, features, &self.settings, &self.stop, &self.traffic);
             channels.insert(id, channel.clone());
             channel
         };
@@ -194,6 +271,30 @@ impl Server {
     /// The channel with this id, if it is `caller`'s. Those of others do not exist for it.
     pub(super) fn channel(&self, caller: &Identity, id: u64) -> Option<Arc<Channel>> {
         self.channels().get(&id).filter(|channel| channel.owner == *caller).cloned()
+    }
+
+    /// Ends the channel of the same caller that has one of these addresses, if it is dead: its client has probably
+    /// lost its network, and is back before we could notice. Returns whether the address is being freed.
+    pub(super) async fn take_over(&self, caller: &Identity, wanted: &[SocketAddr]) -> bool {
+        let channels: Vec<_> = self.channels().values().cloned().collect();
+        let has = |channel: &Channel| {
+            channel
+                .tunnels()
+                .iter()
+                .any(|tunnel| tunnel.entrance().is_some_and(|at| wanted.contains(&at)))
+        };
+        let holder = channels.iter().find(|channel| channel.owner == *caller && has(channel));
+        let Some(holder) = holder else { return false };
+        if holder.control.is_alive(self.settings.timings.takeover).await {
+            return false;
+        }
+        tracing::info!(event = "channel_taken_over", channel = holder.id,
+            ident = %shown(caller.identifier()), "a dead channel gives its port to its successor");
+        for tunnel in holder.tunnels() {
+            tunnel.life.retire(StopReason::ChannelLost);
+        }
+        holder.stop.trigger(StopReason::ChannelLost);
+        true
     }
 
     /// Serves a channel's control websocket once the upgrade is through.
@@ -243,36 +344,33 @@ impl Server {
         });
     }
 
-    /// Serves a tunnel websocket, or says CLOSE to one that has no place: a client of NETunnel ends its whole
-    /// process if it gets anything but 101, so the refusal has to come after it.
-    pub(super) fn serve_tunnel(
+    /// A place for a tunnel websocket of `caller`, or why there is none.
+    pub(super) fn admit(
         self: &Arc<Self>,
         caller: Identity,
         channel_id: Option<u64>,
         tunnel_id: Option<u64>,
-        upgrade: OnUpgrade,
-    ) {
-        let found = channel_id.zip(tunnel_id).and_then(|(channel, tunnel)| {
-            let channel = self.channel(&caller, channel)?;
-            let tunnel = channel.tunnel(tunnel)?;
-            Some((channel, tunnel))
-        });
-        let refusal = match &found {
-            _ if self.is_draining() => Some((CloseCode::Restart, "the daemon is stopping")),
-            None => Some((CloseCode::Policy, "no such tunnel")),
-            Some((_, tunnel)) if tunnel.life.retired.is_stopped() => {
-                Some((CloseCode::Policy, "no such tunnel"))
-            }
-            Some(_) => None,
-        };
-        let (Some((channel, tunnel)), None) = (found, refusal) else {
-            let (code, reason) = refusal.unwrap_or((CloseCode::Policy, "no such tunnel"));
-            return self.refuse(upgrade, code, reason);
-        };
-        let Some(slot) = self.slot() else {
-            return self.refuse(upgrade, CloseCode::Policy, "too many connections");
-        };
+    ) -> Result<Admitted, NotAdmitted> {
+        let channel = channel_id.and_then(|id| self.channel(&caller, id));
+        // Only a channel of the caller's own can have agreed on statuses.
+        let by_status = channel.as_ref().is_some_and(|channel| channel.features.r7_status);
+        let refuse = |why| NotAdmitted { why, by_status };
+        if self.is_draining() {
+            return Err(refuse(NoPlace::Draining));
+        }
+        let (channel, tunnel) = channel
+            .zip(tunnel_id)
+            .and_then(|(channel, id)| channel.tunnel(id).map(|tunnel| (channel, tunnel)))
+            .filter(|(_, tunnel)| !tunnel.life.retired.is_stopped())
+            .ok_or_else(|| refuse(NoPlace::NoTunnel))?;
+        let slot = self.slot().ok_or_else(|| refuse(NoPlace::TooMany))?;
         let context = Context { settings: self.settings.clone(), channel, tunnel, caller };
+        Ok(Admitted { context, slot })
+    }
+
+    /// Serves a tunnel websocket once the upgrade is through.
+    pub(super) fn serve_tunnel(admitted: Admitted, upgrade: OnUpgrade) {
+        let Admitted { context, slot } = admitted;
         let tasks = context.tunnel.life.tasks.clone();
         tasks.spawn(async move {
             let _slot = slot;
@@ -289,7 +387,14 @@ impl Server {
         Some(Slot(self.clone()))
     }
 
-    fn refuse(&self, upgrade: OnUpgrade, code: CloseCode, reason: &'static str) {
+    /// Says CLOSE to a websocket that has no place: a client of NETunnel ends its whole process if it gets
+    /// anything but 101, so the refusal has to come after it.
+    pub(super) fn refuse(&self, upgrade: OnUpgrade, why: NoPlace) {
+        let (code, reason) = match why {
+            NoPlace::NoTunnel => (CloseCode::Policy, "no such tunnel"),
+            NoPlace::TooMany => (CloseCode::Policy, "too many connections"),
+            NoPlace::Draining => (CloseCode::Restart, "the daemon is stopping"),
+        };
         self.tasks.spawn(async move {
             if let Some(upgraded) = upgraded(upgrade).await {
                 refuse(accept(upgraded, Purpose::Control).await, code, reason).await;

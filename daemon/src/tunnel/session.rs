@@ -8,20 +8,22 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Sink, Stream};
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use super::plain::Plain;
 use super::settings::Timings;
 use super::stop::{Stop, StopReason};
-use super::transport::{CHUNK, WebSocket, close_message, error_code, farewell, reset};
+use super::traffic::Traffic;
+use super::transport::{CHUNK, WebSocket, close_message, error_code, farewell};
 
 /// Received data that waits for the TCP side; beyond it the websocket is not read.
 const INBOUND_LIMIT: usize = CHUNK;
@@ -46,20 +48,32 @@ pub(super) struct Options {
     pub(super) half_close: bool,
     /// Send a ping after so much silence, so that proxies between keep the connection. Only clients do.
     pub(super) ping: Option<Duration>,
+    /// End it after so long without payload.
+    pub(super) idle: Option<Duration>,
     pub(super) stall: Duration,
     pub(super) linger: Duration,
     pub(super) close: Duration,
+    /// Where the bytes are counted.
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl Options {
-    pub(super) fn new(side: Side, half_close: bool, ping: bool, timings: &Timings) -> Self {
+    pub(super) fn new(
+        side: Side,
+        half_close: bool,
+        ping: bool,
+        timings: &Timings,
+        traffic: &Arc<Traffic>,
+    ) -> Self {
         Self {
             side,
             half_close,
             ping: ping.then_some(timings.ping),
+            idle: (!timings.idle.is_zero()).then_some(timings.idle),
             stall: timings.stall,
             linger: timings.linger,
             close: timings.close,
+            traffic: traffic.clone(),
         }
     }
 }
@@ -77,6 +91,8 @@ pub(super) enum End {
     Protocol(CloseCode),
     /// A receiver took nothing until the stall timer ran out.
     Stalled,
+    /// Nothing was carried for the configured time.
+    Idle,
     /// We were told to stop.
     Stopped(StopReason),
 }
@@ -95,11 +111,13 @@ pub(super) struct Outcome {
 /// existed.
 pub(super) async fn run(
     ws: WebSocket,
-    tcp: TcpStream,
+    tcp: Plain,
     early: Vec<Message>,
     options: Options,
     stop: &Stop,
 ) -> Outcome {
+    let traffic = options.traffic.clone();
+    let _open = traffic.opened();
     let mut session = Session::new(ws, tcp, options);
     for message in early {
         session.on_message(message);
@@ -141,7 +159,7 @@ enum Delivering {
 
 struct Session {
     ws: WebSocket,
-    tcp: TcpStream,
+    tcp: Plain,
     options: Options,
     receiving: Receiving,
     delivering: Delivering,
@@ -166,13 +184,15 @@ struct Session {
     received: u64,
     /// When anything last moved, for the stall timer and the others.
     moved: Instant,
+    /// When payload last moved in either direction, for the idle timer.
+    carried: Instant,
     /// When data last came from the websocket, for the linger timer.
     heard: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Session {
-    fn new(ws: WebSocket, tcp: TcpStream, options: Options) -> Self {
+    fn new(ws: WebSocket, tcp: Plain, options: Options) -> Self {
         let now = Instant::now();
         Self {
             ws,
@@ -193,6 +213,7 @@ impl Session {
             sent: 0,
             received: 0,
             moved: now,
+            carried: now,
             heard: now,
             timer: Box::pin(sleep_until(now)),
         }
@@ -278,6 +299,7 @@ impl Session {
             Message::Binary(data) => {
                 self.heard = Instant::now();
                 self.moved = self.heard;
+                self.carried = self.heard;
                 if self.delivering == Delivering::Data {
                     self.inbound_bytes += data.len();
                     self.inbound.push_back(data);
@@ -335,6 +357,7 @@ impl Session {
                 Poll::Ready(Ok(written)) => {
                     moved = true;
                     self.received += written as u64;
+                    self.options.traffic.received(written);
                     self.inbound_bytes -= written;
                     front.advance(written);
                     if front.is_empty() {
@@ -407,6 +430,8 @@ impl Session {
                     Ok(0) => self.on_eof(),
                     Ok(length) => {
                         self.sent += length as u64;
+                        self.options.traffic.sent(length);
+                        self.carried = Instant::now();
                         Pin::new(&mut self.ws).start_send(Message::Binary(chunk.freeze()))?;
                         self.flushing = true;
                     }
@@ -515,7 +540,9 @@ impl Session {
         if self.lingers() {
             return Some(self.heard + self.options.linger);
         }
-        self.options.ping.map(|interval| self.moved + interval)
+        let ping = self.options.ping.map(|interval| self.moved + interval);
+        let idle = self.options.idle.map(|limit| self.carried + limit);
+        [ping, idle].into_iter().flatten().min()
     }
 
     /// `Ready(Some)`: the session is over; `Ready(None)`: look again; `Pending`: the timer is armed.
@@ -550,6 +577,10 @@ impl Session {
         }
         if self.lingers() {
             self.queue_close(CloseCode::Normal);
+        } else if self.options.idle.is_some_and(|limit| self.carried.elapsed() >= limit) {
+            self.reading = false;
+            self.queue_close(CloseCode::Away);
+            self.doom(End::Idle);
         } else {
             self.moved = Instant::now();
             self.outbound.push_back(Message::Ping(Bytes::new()));
@@ -568,11 +599,11 @@ impl Session {
                 }
             }
             End::Protocol(_) => {
-                reset(self.tcp);
+                self.tcp.reset();
                 farewell(self.ws.get_mut(), self.options.close).await;
             }
             // A cut stream must not look complete to the program.
-            _ => reset(self.tcp),
+            _ => self.tcp.reset(),
         }
         outcome
     }

@@ -61,6 +61,10 @@ pub struct Timings {
     pub dial: Duration,
     /// Time for name resolution alone. Default 5 s.
     pub resolve: Duration,
+    /// How long the owner of a port has to show a sign of life when its identity asks for the port again. Default 2 s.
+    pub takeover: Duration,
+    /// A connection that carries nothing for so long is ended. Default zero: never.
+    pub idle: Duration,
     /// A connection whose receiver takes nothing for so long is reset. Default 10 min.
     pub stall: Duration,
     /// After its client has ended, an entrance waits so long without data for the rest of the answer, because
@@ -86,6 +90,8 @@ impl Default for Timings {
             start: Duration::from_secs(3_600),
             dial: Duration::from_secs(10),
             resolve: Duration::from_secs(5),
+            takeover: Duration::from_secs(2),
+            idle: Duration::ZERO,
             stall: Duration::from_secs(600),
             linger: Duration::from_secs(5),
             close: Duration::from_secs(5),

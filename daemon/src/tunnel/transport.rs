@@ -136,7 +136,7 @@ pub(super) async fn accept(upgraded: Upgraded, purpose: Purpose) -> WebSocket {
 }
 
 /// Takes the socket out of hyper's wrappers, whichever of its servers was used.
-fn unwrap(upgraded: Upgraded) -> (Transport, Bytes) {
+pub(super) fn unwrap(upgraded: Upgraded) -> (Transport, Bytes) {
     let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => return (Transport::Tcp(parts.io.into_inner()), parts.read_buf),
         Err(upgraded) => upgraded,
@@ -157,12 +157,6 @@ pub(super) fn tune(stream: &TcpStream) {
     // A socket that refuses an option still carries data.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
-}
-
-/// Makes dropping `stream` send RST instead of FIN: the other end must not take a cut stream for a
-/// complete one.
-pub(super) fn reset(stream: TcpStream) {
-    let _ = stream.set_zero_linger();
 }
 
 pub(super) fn close_message(code: CloseCode, reason: &'static str) -> Message {

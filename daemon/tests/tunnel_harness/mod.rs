@@ -1,5 +1,5 @@
 //! A tunnel server in this process, on real sockets, and raw clients that speak to it without our client.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -101,6 +101,11 @@ impl Bench {
         let server = Server::new(settings, auth);
         let router = server.router();
         tokio::spawn(async move { axum::serve(listener, router).await });
+        Self::of(server, address)
+    }
+
+    /// A server that is being served at this address.
+    pub fn of(server: Arc<Server>, address: SocketAddr) -> Self {
         let http = reqwest::Client::builder().no_proxy().timeout(LIMIT).build().unwrap();
         Self { server, address, http }
     }

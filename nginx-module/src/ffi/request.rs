@@ -1,5 +1,6 @@
 //! A view of a request.
 
+use core::cell::OnceCell;
 use core::marker::PhantomData;
 use core::mem;
 use core::ptr::{self, NonNull};
@@ -30,13 +31,16 @@ pub(crate) struct Request<'r> {
 struct Kept {
     /// Whose it is: a subrequest has the pool of its main request.
     request: *const ngx_http_request_t,
-    sleeper: Sleeper,
+    /// Made when the request sleeps for the first time: most never do, and cost no allocation.
+    sleeper: OnceCell<Sleeper>,
     context: Context,
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.sleeper.end();
+        if let Some(sleeper) = self.sleeper.get() {
+            sleeper.end();
+        }
     }
 }
 
@@ -265,7 +269,7 @@ impl<'r> Request<'r> {
             }
             let cleanup = ngx_pool_cleanup_add((*r).pool, size_of::<Kept>());
             let kept = NonNull::new(cleanup.as_mut()?.data.cast::<Kept>())?;
-            kept.write(Kept { request: r, sleeper: Sleeper::new(r), context: Context::default() });
+            kept.write(Kept { request: r, sleeper: OnceCell::new(), context: Context::default() });
             (*cleanup).handler = Some(DROP_KEPT);
             *slot = kept.as_ptr().cast();
             Some(kept)
@@ -277,8 +281,8 @@ impl<'r> Request<'r> {
         // SAFETY: [I4] [I6] the slot is this module's: null, or what `kept` has made.
         let kept = unsafe { (*(*self.r.as_ptr()).ctx.add(entry::ctx_index())).cast::<Kept>() };
         // SAFETY: as above.
-        if let Some(kept) = unsafe { kept.as_ref() } {
-            kept.sleeper.set_asleep(is_asleep);
+        if let Some(sleeper) = unsafe { kept.as_ref() }.and_then(|kept| kept.sleeper.get()) {
+            sleeper.set_asleep(is_asleep);
         }
     }
 
@@ -287,7 +291,10 @@ impl<'r> Request<'r> {
     pub(crate) fn sleep(&mut self) -> Sleeper {
         match self.kept() {
             // SAFETY: [I4]
-            Some(kept) => unsafe { (*kept.as_ptr()).sleeper.clone() },
+            Some(kept) => unsafe {
+                let sleeper = &(*kept.as_ptr()).sleeper;
+                sleeper.get_or_init(|| Sleeper::new(self.r.as_ptr())).clone()
+            },
             None => Sleeper::new(ptr::null_mut()),
         }
     }

@@ -24,6 +24,13 @@ struct Inner {
     event: UnsafeCell<ngx_event_t>,
 }
 
+impl PartialEq for Sleeper {
+    /// Whether both wake the same request.
+    fn eq(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 impl core::fmt::Debug for Sleeper {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("Sleeper")

@@ -12,10 +12,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use nginx_sys::{
-    NGX_ERROR, NGX_HTTP_SUBREQUEST_WAITED, NGX_OK, ngx_buf_t, ngx_chain_t,
-    ngx_http_post_subrequest_t, ngx_http_request_body_t, ngx_http_request_t, ngx_http_subrequest,
-    ngx_http_top_body_filter, ngx_http_top_header_filter, ngx_int_t, ngx_palloc, ngx_pcalloc,
-    ngx_str_t, ngx_table_elt_t, ngx_uint_t,
+    NGX_ERROR, NGX_HTTP_CLIENT_CLOSED_REQUEST, NGX_HTTP_SUBREQUEST_WAITED, NGX_OK, ngx_buf_t,
+    ngx_chain_t, ngx_http_post_subrequest_t, ngx_http_request_body_t, ngx_http_request_t,
+    ngx_http_subrequest, ngx_http_top_body_filter, ngx_http_top_header_filter, ngx_int_t,
+    ngx_palloc, ngx_pcalloc, ngx_str_t, ngx_table_elt_t, ngx_uint_t,
 };
 use ngx::core::Pool;
 
@@ -171,6 +171,13 @@ unsafe extern "C" fn on_done(
         return NGX_OK as ngx_int_t;
     }
     collector.is_done = true;
+    // SAFETY: [I2]
+    let is_gone = unsafe { (*(*r).connection).error() != 0 };
+    if rc == NGX_HTTP_CLIENT_CLOSED_REQUEST as ngx_int_t || is_gone {
+        // The client whose request had started the fetch has left; that says nothing about the keys.
+        collector.fetch.abandon();
+        return rc;
+    }
     // SAFETY: [I2]
     let answered = unsafe { (*r).headers_out.status };
     let status = match u16::try_from(rc) {

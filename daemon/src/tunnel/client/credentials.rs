@@ -1,5 +1,5 @@
-//! How the client proves who it is: a ready token from a file, or a key that JWThenticator exchanges for
-//! tokens, renewed before they expire.
+//! How the client proves who it is: a ready token from a file, a key or a refresh token that JWThenticator exchanges
+//! for tokens, or a secret that the server itself does; each renewed before it expires.
 
 use std::fmt;
 use std::io;
@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::{StatusCode, Url};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use uuid::Uuid;
 
 use super::error::{Cause, causes};
@@ -27,18 +27,20 @@ enum Kind {
     None,
     /// Read anew for each use, so that another program can renew it.
     File(PathBuf),
-    Key {
-        key: Secret,
+    Jwthenticator {
+        /// Without one the refresh token is all there is.
+        key: Option<Secret>,
         identifier: Uuid,
         uri: String,
-        tokens: Mutex<Tokens>,
+        /// The refresh token, and who wants to know when it changes.
+        refresh: watch::Sender<Option<Secret>>,
+        access: Mutex<Option<Access>>,
     },
-}
-
-#[derive(Default)]
-struct Tokens {
-    refresh: Option<Secret>,
-    access: Option<Access>,
+    /// The server's own `POST /authenticate` sells tokens for it.
+    Shared {
+        secret: Secret,
+        access: Mutex<Option<Access>>,
+    },
 }
 
 struct Access {
@@ -71,10 +73,13 @@ pub enum CredentialError {
     Uri(String),
     /// The key is unknown, expired or revoked.
     #[error(
-        "{0} refuses the key (401). It is unknown, expired or revoked: register it again with \
-             `jwtunnel keys register`, or check the identifier"
+        "{0} refuses the key, refresh token or secret (401 or 403). It is unknown, expired or revoked: register a \
+             key again with `jwtunnel keys register`, or check the identifier"
     )]
     Refused(String),
+    /// Neither key nor refresh token.
+    #[error("there is neither a key nor a refresh token")]
+    Nothing,
     /// The service answers, but not with a token.
     #[error(
         "{url} answers {status} instead of a token. Is it JWThenticator's URL? Give it with --auth-uri"
@@ -98,7 +103,7 @@ pub enum CredentialError {
 impl CredentialError {
     /// Whether trying again later can't help without the user.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Uri(_) | Self::Refused(_))
+        matches!(self, Self::Uri(_) | Self::Refused(_) | Self::Nothing)
     }
 }
 
@@ -115,7 +120,32 @@ impl Credentials {
 
     /// A registered key. `uri` is where JWThenticator is: a path on the server's host, or a whole URL.
     pub fn key(key: Secret, identifier: Uuid, uri: String) -> Self {
-        Self(Kind::Key { key, identifier, uri, tokens: Mutex::default() })
+        Self::jwthenticator(Some(key), None, identifier, uri)
+    }
+
+    /// A key, a refresh token, or both: the key then counts when the refresh token is refused. Without a key a
+    /// refused refresh token is kept, as the refusal may be a mistake of the other side's.
+    pub fn jwthenticator(
+        key: Option<Secret>,
+        refresh: Option<Secret>,
+        identifier: Uuid,
+        uri: String,
+    ) -> Self {
+        let refresh = watch::Sender::new(refresh);
+        Self(Kind::Jwthenticator { key, identifier, uri, refresh, access: Mutex::default() })
+    }
+
+    /// A secret that the server exchanges for tokens at its own `/authenticate`, as NETunnel's sample plugin does.
+    pub fn shared_secret(secret: Secret) -> Self {
+        Self(Kind::Shared { secret, access: Mutex::default() })
+    }
+
+    /// The refresh token, now and whenever it changes. None for credentials without one.
+    pub(in crate::tunnel) fn refresh_token(&self) -> Option<watch::Receiver<Option<Secret>>> {
+        match &self.0 {
+            Kind::Jwthenticator { refresh, .. } => Some(refresh.subscribe()),
+            _ => None,
+        }
     }
 
     /// The token for a request to `server`. One request at a time renews it; the others wait for that one.
@@ -133,93 +163,137 @@ impl Credentials {
                 let plain = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
                 if plain { Ok(Some(token.to_owned())) } else { Err(CredentialError::NotAToken) }
             }
-            Kind::Key { key, identifier, uri, tokens } => {
-                let mut tokens = tokens.lock().await;
-                let now = unix_now();
-                if tokens.access.as_ref().is_none_or(|access| now >= access.renew_at) {
-                    let exchange =
-                        Exchange { http, service: &service(server, uri)?, key, identifier };
-                    match exchange.renew(&mut tokens).await {
-                        Ok(()) => {}
-                        // The service may be away for a while; the token that we have still counts.
-                        Err(error) => match &tokens.access {
-                            Some(access) if now < access.expires_at => {
-                                tracing::warn!("the token could not be renewed yet: {error}");
-                            }
-                            _ => return Err(error),
-                        },
-                    }
-                }
-                Ok(tokens.access.as_ref().map(|access| access.jwt.expose().to_owned()))
+            Kind::Jwthenticator { key, identifier, uri, refresh, access } => {
+                let service = service(server, uri)?;
+                let exchange =
+                    Exchange { http, service: &service, key: key.as_ref(), identifier, refresh };
+                renewed(access, exchange.renew()).await.map(Some)
+            }
+            Kind::Shared { secret, access } => {
+                let url = format!("{}/authenticate", server.as_str().trim_end_matches('/'));
+                renewed(access, buy(http, &url, secret)).await.map(Some)
             }
         }
     }
 
     /// Forgets `token`, which the server refused. Returns whether another one can be had.
     pub(super) async fn discard(&self, token: Option<&str>) -> bool {
-        let Kind::Key { tokens, .. } = &self.0 else { return false };
-        let mut tokens = tokens.lock().await;
+        let access = match &self.0 {
+            Kind::Jwthenticator { access, .. } | Kind::Shared { access, .. } => access,
+            Kind::None | Kind::File(_) => return false,
+        };
+        let mut access = access.lock().await;
         // Not the one that another request has fetched meanwhile.
-        if tokens.access.as_ref().map(|access| access.jwt.expose()) == token {
-            tokens.access = None;
+        if access.as_ref().map(|access| access.jwt.expose()) == token {
+            *access = None;
         }
         true
     }
 }
 
+/// The token in `access`; a new one by `renew` when it is time.
+async fn renewed(
+    access: &Mutex<Option<Access>>,
+    renew: impl Future<Output = Result<Access, CredentialError>>,
+) -> Result<String, CredentialError> {
+    let mut access = access.lock().await;
+    let now = unix_now();
+    if let Some(access) = access.as_ref().filter(|access| now < access.renew_at) {
+        return Ok(access.jwt.expose().to_owned());
+    }
+    let jwt = match (renew.await, access.as_ref()) {
+        (Ok(new), _) => access.insert(new).jwt.expose().to_owned(),
+        // The service may be away for a while; the token that we have still counts.
+        (Err(error), Some(old)) if now < old.expires_at => {
+            tracing::warn!("the token could not be renewed yet: {error}");
+            old.jwt.expose().to_owned()
+        }
+        (Err(error), _) => return Err(error),
+    };
+    Ok(jwt)
+}
+
 struct Exchange<'a> {
     http: &'a reqwest::Client,
     service: &'a str,
-    key: &'a Secret,
+    key: Option<&'a Secret>,
     identifier: &'a Uuid,
+    refresh: &'a watch::Sender<Option<Secret>>,
 }
 
 impl Exchange<'_> {
-    async fn renew(&self, tokens: &mut Tokens) -> Result<(), CredentialError> {
-        if let Some(refresh) = &tokens.refresh {
+    async fn renew(self) -> Result<Access, CredentialError> {
+        let refresh = self.refresh.borrow().clone();
+        if let Some(refresh) = refresh {
             let body = json!({"refresh_token": refresh.expose(), "identifier": self.identifier});
-            match self.ask("refresh", &body).await {
-                Ok(answer) => return keep(answer, tokens),
+            match (self.ask("refresh", &body).await, self.key) {
+                (Ok(answer), _) => return self.keep(&answer),
                 // Only a definite no ends the refresh token's life; then the key still counts.
-                Err(CredentialError::Refused(_)) => tokens.refresh = None,
-                Err(error) => return Err(error),
+                (Err(CredentialError::Refused(_)), Some(_)) => {}
+                (Err(error), _) => return Err(error),
             }
         }
-        let body = json!({"key": self.key.expose(), "identifier": self.identifier});
-        keep(self.ask("authenticate", &body).await?, tokens)
+        let Some(key) = self.key else { return Err(CredentialError::Nothing) };
+        let body = json!({"key": key.expose(), "identifier": self.identifier});
+        self.keep(&self.ask("authenticate", &body).await?)
     }
 
     async fn ask(&self, what: &str, body: &Value) -> Result<Value, CredentialError> {
-        let url = format!("{}/{what}", self.service);
-        let unreachable = |error: reqwest::Error| CredentialError::Unreachable {
-            url: url.clone(),
-            source: error.without_url().into(),
-        };
-        let request = self.http.post(&url).json(body).timeout(ANSWER);
-        let response = request.send().await.map_err(unreachable)?;
-        match response.status() {
-            StatusCode::OK => {
-                let text = response.text().await.map_err(unreachable)?;
-                serde_json::from_str(&text).map_err(|_| CredentialError::NotAToken)
-            }
-            StatusCode::UNAUTHORIZED => Err(CredentialError::Refused(url)),
-            status => Err(CredentialError::Status { url, status }),
+        ask(self.http, &format!("{}/{what}", self.service), body).await
+    }
+
+    fn keep(&self, answer: &Value) -> Result<Access, CredentialError> {
+        let access = Access::new(answer.get("jwt"))?;
+        // The answer to a refresh has null here; a rotated one replaces the old.
+        if let Some(new) = answer.get("refresh_token").and_then(Value::as_str) {
+            self.refresh.send_if_modified(|kept| {
+                let changed = kept.as_ref().is_none_or(|kept| kept.expose() != new);
+                *kept = Some(Secret::new(new));
+                changed
+            });
         }
+        Ok(access)
     }
 }
 
-fn keep(answer: Value, tokens: &mut Tokens) -> Result<(), CredentialError> {
-    let jwt = answer.get("jwt").and_then(Value::as_str).ok_or(CredentialError::NotAToken)?;
-    let expires_at = expiry(jwt).ok_or(CredentialError::NotAToken)?;
-    let now = unix_now();
-    // At 80 % of the life that is left, long before any clock can disagree about the end.
-    let renew_at = now + expires_at.saturating_sub(now) / 5 * 4;
-    tokens.access = Some(Access { jwt: Secret::new(jwt), renew_at, expires_at });
-    // The answer to a refresh has null here; a rotated one replaces the old.
-    if let Some(refresh) = answer.get("refresh_token").and_then(Value::as_str) {
-        tokens.refresh = Some(Secret::new(refresh));
+async fn buy(
+    http: &reqwest::Client,
+    url: &str,
+    secret: &Secret,
+) -> Result<Access, CredentialError> {
+    let answer = ask(http, url, &json!({"secret": secret.expose()})).await?;
+    Access::new(answer.get("token"))
+}
+
+async fn ask(http: &reqwest::Client, url: &str, body: &Value) -> Result<Value, CredentialError> {
+    let unreachable = |error: reqwest::Error| CredentialError::Unreachable {
+        url: url.to_owned(),
+        source: error.without_url().into(),
+    };
+    let response = http.post(url).json(body).timeout(ANSWER).send().await.map_err(unreachable)?;
+    match response.status() {
+        StatusCode::OK => {
+            let text = response.text().await.map_err(unreachable)?;
+            serde_json::from_str(&text).map_err(|_| CredentialError::NotAToken)
+        }
+        StatusCode::UNAUTHORIZED => Err(CredentialError::Refused(url.to_owned())),
+        // The sample plugin's, whose body is this text.
+        StatusCode::FORBIDDEN if body.get("secret").is_some() => {
+            Err(CredentialError::Refused(url.to_owned()))
+        }
+        status => Err(CredentialError::Status { url: url.to_owned(), status }),
     }
-    Ok(())
+}
+
+impl Access {
+    fn new(jwt: Option<&Value>) -> Result<Self, CredentialError> {
+        let jwt = jwt.and_then(Value::as_str).ok_or(CredentialError::NotAToken)?;
+        let expires_at = expiry(jwt).ok_or(CredentialError::NotAToken)?;
+        let now = unix_now();
+        // At 80 % of the life that is left, long before any clock can disagree about the end.
+        let renew_at = now + expires_at.saturating_sub(now) / 5 * 4;
+        Ok(Self { jwt: Secret::new(jwt), renew_at, expires_at })
+    }
 }
 
 /// `exp` of our own token. Unverified: it only decides when to ask for the next one.
@@ -254,7 +328,8 @@ impl fmt::Debug for Kind {
         match self {
             Self::None => f.write_str("None"),
             Self::File(file) => write!(f, "File({})", file.display()),
-            Self::Key { identifier, uri, .. } => write!(f, "Key({identifier}, {uri})"),
+            Self::Jwthenticator { identifier, uri, .. } => write!(f, "Key({identifier}, {uri})"),
+            Self::Shared { .. } => f.write_str("Shared"),
         }
     }
 }
@@ -277,14 +352,26 @@ mod tests {
     fn a_token_is_renewed_at_four_fifths_of_its_life() {
         let exp = unix_now() + 1_000;
         let payload = URL_SAFE_NO_PAD.encode(json!({"exp": exp}).to_string());
-        let mut tokens = Tokens::default();
-        let answer = json!({"jwt": format!("h.{payload}.s"), "refresh_token": "r"});
-        keep(answer, &mut tokens).unwrap();
-        let access = tokens.access.as_ref().unwrap();
+        let jwt = format!("h.{payload}.s");
+        let refresh = watch::Sender::new(None);
+        let mut changes = refresh.subscribe();
+        let exchange = Exchange {
+            http: &reqwest::Client::new(),
+            service: "",
+            key: None,
+            identifier: &Uuid::nil(),
+            refresh: &refresh,
+        };
+        let access = exchange.keep(&json!({"jwt": jwt, "refresh_token": "r"})).unwrap();
         assert_eq!(access.expires_at, exp);
         assert!((exp - 201..=exp - 199).contains(&access.renew_at));
-        keep(json!({"jwt": format!("h.{payload}.s"), "refresh_token": null}), &mut tokens).unwrap();
-        assert_eq!(tokens.refresh.unwrap().expose(), "r");
+        assert!(changes.has_changed().unwrap());
+        assert_eq!(changes.borrow_and_update().as_ref().unwrap().expose(), "r");
+        for same in [json!(null), json!("r")] {
+            exchange.keep(&json!({"jwt": jwt, "refresh_token": same})).unwrap();
+            assert!(!changes.has_changed().unwrap());
+        }
+        assert_eq!(refresh.borrow().as_ref().unwrap().expose(), "r");
     }
 
     #[test]

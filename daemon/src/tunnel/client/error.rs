@@ -24,8 +24,14 @@ pub enum ClientError {
         /// What is wrong with it.
         why: String,
     },
-    /// The file of certificate authorities.
-    #[error("the CA file {} cannot be used: {why}", file.display())]
+    /// The proxy's URL.
+    #[error("the proxy cannot be used: {why}")]
+    Proxy {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file with certificates or a private key.
+    #[error("{} cannot be used: {why}", file.display())]
     CaFile {
         /// Its path.
         file: PathBuf,
@@ -90,6 +96,14 @@ pub enum ClientError {
         /// The system's word.
         source: io::Error,
     },
+    /// The local entrance as a UNIX socket.
+    #[error("cannot listen on {}: {source}. Is its folder there and writable, and the name free?", path.display())]
+    BindUnix {
+        /// The path asked for.
+        path: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
     /// The channel ended before the answer came.
     #[error("the channel to {server} ended: {end}")]
     Ended {
@@ -104,10 +118,12 @@ impl ClientError {
     /// Whether trying again later can't help without the user.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Url { .. } | Self::CaFile { .. } | Self::Tls(_) | Self::Unauthorized { .. } => {
-                true
-            }
-            Self::Bind { .. } => true,
+            Self::Url { .. }
+            | Self::Proxy { .. }
+            | Self::CaFile { .. }
+            | Self::Tls(_)
+            | Self::Unauthorized { .. } => true,
+            Self::Bind { .. } | Self::BindUnix { .. } => true,
             // What the policy forbids, not what is busy.
             Self::Refused { status, .. } => {
                 matches!(*status, StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST)
@@ -115,6 +131,17 @@ impl ClientError {
             Self::Credentials(error) => error.is_final(),
             Self::Unreachable { .. } | Self::NotNetunnel { .. } | Self::Ended { .. } => false,
         }
+    }
+}
+
+impl ClientError {
+    /// Whether the server, or its JWThenticator, does not take the credentials.
+    pub fn is_unauthorized(&self) -> bool {
+        matches!(
+            self,
+            Self::Unauthorized { .. }
+                | Self::Credentials(CredentialError::Refused(_) | CredentialError::Nothing)
+        )
     }
 }
 

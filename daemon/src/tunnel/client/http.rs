@@ -1,16 +1,13 @@
 //! Requests and websockets of the client: one server, one TLS setup, one set of credentials for both.
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode, Url};
 use rustls::ClientConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::client_async_with_config;
@@ -20,7 +17,8 @@ use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
 
 use super::credentials::{CredentialError, Credentials};
 use super::error::ClientError;
-use crate::tunnel::transport::{Purpose, Transport, WebSocket, tune};
+use super::network::{Network, endpoint, tls_config};
+use crate::tunnel::transport::{Purpose, Transport, WebSocket};
 use crate::tunnel::wire::shown;
 
 /// Time to reach the server and to finish the handshakes.
@@ -29,21 +27,13 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Time for an answer. Deleting a tunnel gracefully may take the server four minutes.
 const ANSWER: Duration = Duration::from_secs(300);
 
-/// Which certificates of servers are believed.
-#[derive(Clone, Debug, Default)]
-pub struct Trust {
-    /// A PEM file of certificate authorities, instead of the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Believe any certificate. Whoever is between can then read and change everything, the key included.
-    pub insecure: bool,
-}
-
 /// A server, and how to talk to it.
 #[derive(Debug)]
 pub(super) struct Http {
     /// The server's URL without a slash at the end.
     base: Url,
     requests: reqwest::Client,
+    network: Network,
     tls: Arc<ClientConfig>,
     credentials: Credentials,
 }
@@ -51,7 +41,7 @@ pub(super) struct Http {
 impl Http {
     pub(super) fn new(
         server: &str,
-        trust: &Trust,
+        network: &Network,
         credentials: Credentials,
     ) -> Result<Self, ClientError> {
         let bad = |why: &str| ClientError::Url { url: shown(server), why: why.to_owned() };
@@ -59,17 +49,15 @@ impl Http {
         if !["http", "https"].contains(&base.scheme()) || base.host_str().is_none() {
             return Err(bad("expected http://HOST:PORT/PATH or https://HOST:PORT/PATH"));
         }
-        let tls = tls_config(trust)?;
-        let requests = reqwest::Client::builder()
+        network.check(&base).map_err(bad)?;
+        let tls = tls_config(&network.trust)?;
+        let builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls.clone())
-            // As NETunnel: proxies of the environment are not used, and an answer is final.
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT)
-            .timeout(ANSWER)
-            .build()
-            .map_err(|error| bad(&error.to_string()))?;
-        Ok(Self { base, requests, tls: Arc::new(tls), credentials })
+            .timeout(ANSWER);
+        let builder = network.requests(builder).and_then(|builder| builder.build());
+        let requests = builder.map_err(|error| bad(&error.to_string()))?;
+        Ok(Self { base, requests, network: network.clone(), tls: Arc::new(tls), credentials })
     }
 
     /// The server as the user wrote it.
@@ -135,8 +123,29 @@ impl Http {
                 let reason = value.get("error").and_then(Value::as_str).unwrap_or_default();
                 Err(self.refused(status, reason))
             }
-            _ => Err(self.refused(status, text.lines().next().unwrap_or_default())),
+            _ => Err(self.refused(status, self.quoted(&text))),
         }
+    }
+
+    /// What of a body that is not NETunnel's may be shown.
+    fn quoted<'t>(&self, text: &'t str) -> &'t str {
+        match text.lines().next() {
+            // Texts of NETunnel's plugins and of ours, which tell what kind of refusal it is.
+            Some(line) if !self.network.guarded || line.starts_with("403: ") => line,
+            _ => "",
+        }
+    }
+
+    /// The text of `path`.
+    pub(super) async fn get_text(&self, path: &str) -> Result<String, ClientError> {
+        let mut request = self.requests.get(self.url(path)).timeout(CONNECT);
+        if let Some(token) = self.token().await? {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let status = response.status();
+        let text = response.text().await.map_err(|error| self.unreachable(error))?;
+        if status.is_success() { Ok(text) } else { Err(self.refused(status, self.quoted(&text))) }
     }
 
     /// Opens a websocket.
@@ -202,18 +211,14 @@ impl Http {
     }
 
     async fn transport(&self) -> io::Result<Transport> {
-        let host = self.base.host_str().unwrap_or_default();
-        // The resolver and TLS take IPv6 addresses without the brackets that URLs need.
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let port = self.base.port_or_known_default().unwrap_or(80);
-        let stream = TcpStream::connect((host, port)).await?;
-        tune(&stream);
+        let stream = self.network.connect(&self.base).await?;
         if self.base.scheme() == "http" {
             return Ok(Transport::Tcp(stream));
         }
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let name = ServerName::try_from(endpoint(&self.base).0.to_owned());
         let connector = TlsConnector::from(self.tls.clone());
-        Ok(Transport::Tls(Box::new(connector.connect(name, stream).await?)))
+        let stream = connector.connect(name.map_err(io::Error::other)?, stream).await?;
+        Ok(Transport::Tls(Box::new(stream)))
     }
 
     async fn token(&self) -> Result<Option<String>, ClientError> {
@@ -245,98 +250,4 @@ impl Http {
 /// An error text of the server: escaped, and long enough for the longest one of NETunnel.
 fn long_text(text: &str) -> String {
     text.chars().take(300).flat_map(char::escape_debug).collect()
-}
-
-fn tls_config(trust: &Trust) -> Result<ClientConfig, ClientError> {
-    // Named here: with two providers in the program rustls would refuse to choose.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| ClientError::Tls(error.to_string()))?;
-    if trust.insecure {
-        let verifier = Arc::new(insecure::Anyone(provider));
-        return Ok(builder
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth());
-    }
-    let mut roots = rustls::RootCertStore::empty();
-    match &trust.ca_file {
-        Some(file) => {
-            for certificate in certificates(file)? {
-                roots.add(certificate).map_err(|error| ClientError::CaFile {
-                    file: file.clone(),
-                    why: error.to_string(),
-                })?;
-            }
-        }
-        // None at all is no error yet: the server may be http.
-        None => {
-            let _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
-    let bad = |why: String| ClientError::CaFile { file: file.to_owned(), why };
-    let pem = std::fs::read(file).map_err(|error| bad(error.to_string()))?;
-    let certificates = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| bad(error.to_string()))?;
-    if certificates.is_empty() {
-        return Err(bad("it holds no PEM certificate".into()));
-    }
-    Ok(certificates)
-}
-
-/// The verifier behind `--insecure`, under a name that a reviewer can search.
-mod insecure {
-    use std::sync::Arc;
-
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
-
-    /// Takes every certificate; only the handshake's signature must be that of its key.
-    #[derive(Debug)]
-    pub(super) struct Anyone(pub(super) Arc<CryptoProvider>);
-
-    impl ServerCertVerifier for Anyone {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signature: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            let algorithms = &self.0.signature_verification_algorithms;
-            verify_tls12_signature(message, certificate, signature, algorithms)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signature: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            let algorithms = &self.0.signature_verification_algorithms;
-            verify_tls13_signature(message, certificate, signature, algorithms)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.signature_verification_algorithms.supported_schemes()
-        }
-    }
 }

@@ -13,7 +13,7 @@
 //! let client = connector.connect().await?;
 //! let entrance = Entrance::bind("127.0.0.1:8080".parse().unwrap()).await?;
 //! let tunnel = client.forward(&entrance, "127.0.0.1", 80).await?;
-//! println!("{} leads to port 80 of the server", entrance.local_addr());
+//! println!("{entrance} leads to port 80 of the server");
 //! let why = client.ended().await;
 //! # drop((tunnel, why)); Ok(())
 //! # }
@@ -22,14 +22,17 @@
 mod credentials;
 mod error;
 mod http;
+mod network;
+mod pause;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{RwLock, watch};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -38,15 +41,18 @@ use super::control::{self, Control, ControlEnd};
 use super::entrance::{self, Used};
 use super::exit::{self, DialError, ExitOptions, Served};
 use super::features::Features;
+use super::plain::{Origin, Plain, PlainListener};
 use super::session::{Options, Outcome, Side};
 use super::settings::{PROTOCOL_VERSION, Timings};
 use super::stop::{Life, Stop, StopReason};
+use super::traffic::{Counts, Traffic};
 use super::transport::{Purpose, WebSocket};
 use super::wire::{Message, MessageError};
 use crate::logging::Throttle;
 pub use credentials::{CredentialError, Credentials};
 pub use error::{Cause, ClientError};
-pub use http::Trust;
+pub use network::{Network, Proxy, Trust};
+pub use pause::random_up_to;
 
 use http::Http;
 
@@ -67,13 +73,16 @@ static DIAL_FAILED: LazyLock<Throttle> = LazyLock::new(Throttle::new);
 pub struct Connector {
     http: Arc<Http>,
     timings: Timings,
+    /// Of all clients that it has made.
+    traffic: Arc<Traffic>,
 }
 
 /// The local end of forward tunnels: a bound listener with the connections that wait at it.
 #[derive(Clone, Debug)]
 pub struct Entrance {
-    listener: Arc<TcpListener>,
-    address: SocketAddr,
+    listener: Arc<PlainListener>,
+    /// None for a UNIX socket.
+    address: Option<SocketAddr>,
     entrance: Arc<entrance::Entrance>,
 }
 
@@ -85,6 +94,7 @@ pub struct Client(Arc<Shared>);
 #[derive(Clone, Debug)]
 pub struct Tunnel {
     id: u64,
+    retired: Stop,
     /// The server's entrance of a reverse tunnel, if the server tells; the original does not.
     entrance: Option<SocketAddr>,
 }
@@ -104,13 +114,14 @@ struct Shared {
     /// the answer that tells its number.
     creating: RwLock<()>,
     ended: watch::Sender<Option<ControlEnd>>,
+    traffic: Arc<Traffic>,
 }
 
 #[derive(Debug)]
 struct Lane {
     life: Life,
     /// Where a reverse tunnel leads; a forward tunnel has its entrance instead.
-    exit: Option<(String, u16)>,
+    exit: Option<Target>,
 }
 
 impl Connector {
@@ -119,14 +130,32 @@ impl Connector {
     /// # Errors
     /// [`ClientError::Url`], [`ClientError::CaFile`] or [`ClientError::Tls`]; nothing is sent yet.
     pub fn new(server: &str, trust: &Trust, credentials: Credentials) -> Result<Self, ClientError> {
-        let http = Arc::new(Http::new(server, trust, credentials)?);
-        Ok(Self { http, timings: Timings::default() })
+        let network = Network { trust: trust.clone(), ..Network::default() };
+        Self::through(server, &network, credentials)
+    }
+
+    /// The same on a certain way.
+    ///
+    /// # Errors
+    /// As [`Connector::new`].
+    pub fn through(
+        server: &str,
+        network: &Network,
+        credentials: Credentials,
+    ) -> Result<Self, ClientError> {
+        let http = Arc::new(Http::new(server, network, credentials)?);
+        Ok(Self { http, timings: Timings::default(), traffic: Arc::default() })
     }
 
     /// The same with other timings.
     #[must_use]
     pub fn with_timings(self, timings: Timings) -> Self {
         Self { timings, ..self }
+    }
+
+    /// What its clients have carried so far; `sent` is what went to the server.
+    pub fn counts(&self) -> Counts {
+        self.traffic.counts()
     }
 
     /// The server's URL.
@@ -161,6 +190,7 @@ impl Connector {
             tunnels: Mutex::default(),
             creating: RwLock::new(()),
             ended: watch::Sender::new(None),
+            traffic: Traffic::part_of(&self.traffic),
         });
         let serving = shared.clone();
         // Not one of its own tasks: it waits for them.
@@ -177,13 +207,61 @@ impl Entrance {
     pub async fn bind(address: SocketAddr) -> Result<Self, ClientError> {
         let bind = |source| ClientError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(bind)?;
-        let address = listener.local_addr().map_err(bind)?;
-        Ok(Self { listener: Arc::new(listener), address, entrance: entrance::Entrance::new() })
+        let address = Some(listener.local_addr().map_err(bind)?);
+        let listener = Arc::new(PlainListener::Tcp(listener));
+        Ok(Self { listener, address, entrance: entrance::Entrance::new() })
     }
 
-    /// The address that programs connect to.
-    pub fn local_addr(&self) -> SocketAddr {
+    /// Binds a UNIX socket, which its owner and group can use. A file that a killed program left is replaced.
+    ///
+    /// # Errors
+    /// [`ClientError::BindUnix`].
+    pub async fn bind_unix(path: &Path) -> Result<Self, ClientError> {
+        let bound = PlainListener::unix(path).await;
+        let listener =
+            bound.map_err(|source| ClientError::BindUnix { path: path.to_owned(), source })?;
+        let listener = Arc::new(listener);
+        Ok(Self { listener, address: None, entrance: entrance::Entrance::new() })
+    }
+
+    /// The address that programs connect to; none for a UNIX socket.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// Websockets that wait for a connection now, and how many have carried one so far.
+    pub(super) fn vital_signs(&self) -> (usize, u64) {
+        self.entrance.vital_signs()
+    }
+}
+
+impl std::fmt::Display for Entrance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.listener.fmt(f)
+    }
+}
+
+/// Where a reverse tunnel leads, as seen from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Host and port.
+    Tcp(String, u16),
+    /// A UNIX socket.
+    Unix(PathBuf),
+}
+
+impl From<(&str, u16)> for Target {
+    fn from((host, port): (&str, u16)) -> Self {
+        Self::Tcp(host.to_owned(), port)
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => path.display().fmt(f),
+        }
     }
 }
 
@@ -197,9 +275,22 @@ impl Tunnel {
     pub fn entrance(&self) -> Option<SocketAddr> {
         self.entrance
     }
+
+    /// Waits for the end of the tunnel: deleted by either side, or gone with its channel.
+    pub async fn ended(&self) {
+        self.retired.stopped().await;
+    }
 }
 
 impl Client {
+    /// Asks the server for its version: whether it answers, and takes the credentials.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn ask_version(&self) -> Result<String, ClientError> {
+        Ok(super::wire::shown(&self.0.http.get_text("/version").await?))
+    }
+
     /// The version that the server reports.
     pub fn server_version(&self) -> &str {
         &self.0.server_version
@@ -242,11 +333,11 @@ impl Client {
             let request = || shared.clone().request(id, &lane, &feeding);
             feeding.entrance.feed(SPARE, patience, &retired, request).await;
         });
-        Ok(Tunnel { id, entrance: None })
+        Ok(Tunnel { id, retired: life.retired, entrance: None })
     }
 
-    /// Makes a tunnel from `address` and `port` on the server to `host` and `local_port` as seen from here. Port 0
-    /// lets the server choose; the original does not tell which.
+    /// Makes a tunnel from `address` and `port` on the server to `target`. Port 0 lets the server choose; the
+    /// original does not tell which.
     ///
     /// # Errors
     /// [`ClientError`]; the tunnel does not exist then.
@@ -254,8 +345,7 @@ impl Client {
         &self,
         address: &str,
         port: u16,
-        host: &str,
-        local_port: u16,
+        target: impl Into<Target>,
     ) -> Result<Tunnel, ClientError> {
         let shared = &self.0;
         let port = if port == 0 { Value::Null } else { port.into() };
@@ -263,7 +353,7 @@ impl Client {
         let creating = shared.creating.write().await;
         let answer = shared.create(&wish).await?;
         let id = shared.tunnel_id(&answer)?;
-        shared.add(id, Some((host.to_owned(), local_port)));
+        let lane = shared.add(id, Some(target.into()));
         drop(creating);
         let address = answer.get("entrance_address").and_then(Value::as_str);
         let port = answer.get("entrance_port").and_then(Value::as_u64);
@@ -271,7 +361,7 @@ impl Client {
             .and_then(|address| address.parse().ok())
             .zip(port.and_then(|port| port.try_into().ok()))
             .map(|(address, port)| SocketAddr::new(address, port));
-        Ok(Tunnel { id, entrance })
+        Ok(Tunnel { id, retired: lane.life.retired.clone(), entrance })
     }
 
     /// Ends a tunnel on both sides: at once with `force`, else when its connections have ended.
@@ -307,7 +397,7 @@ impl Shared {
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, id: u64, exit: Option<(String, u16)>) -> Arc<Lane> {
+    fn add(&self, id: u64, exit: Option<Target>) -> Arc<Lane> {
         let lane = Arc::new(Lane { life: Life::new(&self.stop), exit });
         self.lanes().insert(id, lane.clone());
         lane
@@ -407,10 +497,8 @@ impl Shared {
     fn enter(self: Arc<Self>, lane: &Arc<Lane>, entrance: &Entrance, ws: WebSocket) {
         let (life, entrance) = (lane.life.clone(), entrance.entrance.clone());
         lane.life.tasks.spawn(async move {
-            let options =
-                Options::new(Side::Entrance, self.features.half_close, true, &self.timings);
-            let opened =
-                |address: SocketAddr| tracing::debug!(client = %address, "connection opened");
+            let options = self.options(Side::Entrance);
+            let opened = |origin: Origin| tracing::debug!(client = %origin, "connection opened");
             match entrance.serve(ws, options, &life.retired, &life.stop, opened).await {
                 Used::Carried(outcome) => log_end(&outcome),
                 Used::Unused => {}
@@ -418,9 +506,13 @@ impl Shared {
         });
     }
 
+    fn options(&self, side: Side) -> Options {
+        Options::new(side, self.features.half_close, true, &self.timings, &self.traffic)
+    }
+
     /// Opens one websocket of a reverse tunnel and serves it.
     fn exit(self: Arc<Self>, id: u64, lane: &Arc<Lane>) {
-        let Some((host, port)) = lane.exit.clone() else { return };
+        let Some(target) = lane.exit.clone() else { return };
         let life = lane.life.clone();
         lane.life.tasks.spawn(async move {
             let ws = tokio::select! {
@@ -432,13 +524,16 @@ impl Shared {
                 _ = life.retired.stopped() => return,
             };
             let options = ExitOptions {
-                session: Options::new(Side::Exit, self.features.half_close, true, &self.timings),
+                session: self.options(Side::Exit),
                 start: self.timings.start,
             };
-            let dial = || dial(&host, port, self.timings.dial);
+            let dial = || dial(&target, self.timings.dial);
             match exit::serve(ws, options, dial, &life.retired, &life.stop).await {
                 Served::Carried(outcome) => log_end(&outcome),
-                Served::Failed(error) => warn(&DIAL_FAILED, "the local end cannot be reached", &error),
+                Served::Failed(error) => {
+                    self.traffic.failed();
+                    warn(&DIAL_FAILED, "the local end cannot be reached", &error);
+                }
                 Served::WrongStart => tracing::warn!("the server sent a wrong start message"),
                 Served::Unused => {}
             }
@@ -465,12 +560,19 @@ impl Shared {
 }
 
 /// Connects to the local end of a reverse tunnel. No policy: the user of this machine named it.
-async fn dial(host: &str, port: u16, limit: Duration) -> Result<TcpStream, DialError> {
-    let address = format!("{host}:{port}");
-    match timeout(limit, TcpStream::connect((host, port))).await {
+async fn dial(target: &Target, limit: Duration) -> Result<Plain, DialError> {
+    let connect = async {
+        match target {
+            Target::Tcp(host, port) => {
+                TcpStream::connect((host.as_str(), *port)).await.map(Plain::Tcp)
+            }
+            Target::Unix(path) => UnixStream::connect(path).await.map(Plain::Unix),
+        }
+    };
+    match timeout(limit, connect).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(source)) => Err(DialError::Connect { address, source }),
-        Err(_) => Err(DialError::Timeout(address, limit)),
+        Ok(Err(source)) => Err(DialError::Connect { address: target.to_string(), source }),
+        Err(_) => Err(DialError::Timeout(target.to_string(), limit)),
     }
 }
 

@@ -1,0 +1,107 @@
+//! `jwtunnel status`: what the daemon's tunnels do at the moment.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use axum::http::StatusCode;
+use serde_json::Value;
+
+use super::keys::{Connection, untrusted_message};
+use super::usage_error;
+
+/// Show what the daemon's tunnels do.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  jwtunnel status
+  jwtunnel status --json | jq '.static_tunnels[] | select(.state != \"online\")'
+
+Exit codes: 0 shown, 1 a fault, 2 a mistake in the arguments, 3 shown, and a static tunnel is not online.")]
+pub struct Args {
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Exit code for monitoring: it was shown, and something is not as it should be.
+const DEGRADED: u8 = 3;
+
+/// Asks the daemon and prints.
+///
+/// # Errors
+/// When the daemon cannot be reached or answers something else.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let server = match args.connection.server() {
+        Ok(server) => server,
+        Err(text) => return Ok(usage_error(&text)),
+    };
+    let answer = server.get("/status").await?;
+    answer.expect(StatusCode::OK)?;
+    let status = answer.body();
+    let text = if args.connection.json() { format!("{status}\n") } else { describe(status) };
+    io::stdout().write_all(text.as_bytes())?;
+    let degraded = items(&status["static_tunnels"]).any(|tunnel| tunnel["state"] != "online");
+    Ok(if degraded { ExitCode::from(DEGRADED) } else { ExitCode::SUCCESS })
+}
+
+fn items(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn describe(status: &Value) -> String {
+    let mut text = String::new();
+    for (title, key) in [("tunnels", "netunnel"), ("on the internal listener", "operator")] {
+        let part = &status[key];
+        if key == "operator" && part["channels"] == 0 {
+            continue;
+        }
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            text,
+            "{title}: {} channels, {} tunnels, {} websockets; {}",
+            part["channels"],
+            part["tunnels"],
+            part["websockets"],
+            carried(part)
+        );
+        for identity in items(&part["identities"]) {
+            let name = identity["identifier"].as_str().unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "  {}: {} channels, {} tunnels; {}",
+                untrusted_message(name),
+                identity["channels"],
+                identity["tunnels"],
+                carried(identity)
+            );
+        }
+    }
+    for tunnel in items(&status["static_tunnels"]) {
+        let show = |key: &str| untrusted_message(tunnel[key].as_str().unwrap_or_default());
+        let _ = write!(
+            text,
+            "static tunnel {}/{}: {} -> {}: {}",
+            show("peer"),
+            tunnel["id"],
+            show("entrance"),
+            show("exit"),
+            show("state")
+        );
+        let _ = match tunnel["reason"].as_str() {
+            Some(_) => writeln!(text, " ({})", show("reason")),
+            None => writeln!(text),
+        };
+    }
+    text
+}
+
+fn carried(part: &Value) -> String {
+    format!(
+        "{} connections open, {} so far, {} not reached, {} bytes to clients, {} from them",
+        part["open_connections"],
+        part["connections"],
+        part["unreached"],
+        part["bytes_to_clients"],
+        part["bytes_from_clients"]
+    )
+}

@@ -1,0 +1,652 @@
+//! The operator's side of the tunnel server: peers, their static tunnels, the proxy towards them, factory reset.
+//!
+//! Every change is made under one lock, saved, and only then in force; reading never waits for a change. HTTP is
+//! [`routes`]' part, the checks of what is posted [`input`]'s.
+
+mod defaults;
+mod input;
+mod internal;
+mod peer_auth;
+mod routes;
+mod static_tunnel;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::Router;
+use axum::http::StatusCode;
+use serde_json::{Map, Value, json};
+use tokio::task::JoinSet;
+
+use super::client::{ClientError, Connector, Credentials, Entrance, Network, Proxy, Trust};
+use super::configured::{ConfiguredError, policy};
+use super::policy::Policy;
+use super::server::Server;
+use super::settings::Timings;
+use super::state::{Document, Opened, PeerEntry, SecretKey, StateFile, TunnelEntry};
+use crate::config::Netunnel;
+use crate::logging::untrusted;
+use crate::secret::Secret;
+pub use internal::internal_router;
+
+use input::{NewPeer, NewTunnel, PeerChange};
+use static_tunnel::{State, StaticTunnel, first_state};
+
+/// What stands for a credential in every answer.
+const MASK: &str = "******";
+
+/// Local ports of static tunnels, as in NETunnel.
+const LOCAL_PORTS: std::ops::Range<u16> = 20_000..21_000;
+
+/// Who may use the operator's routes of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admins {
+    /// Whoever reaches it: it is the internal one.
+    Everyone,
+    /// Callers with these identifiers.
+    Listed(Vec<String>),
+}
+
+/// Peers, proxy and state file of one daemon.
+pub struct Operator {
+    config: Netunnel,
+    file: Arc<StateFile>,
+    timings: Timings,
+    policy: Policy,
+    live: Mutex<Live>,
+    /// Held during a change.
+    changes: tokio::sync::Mutex<()>,
+    /// The servers whose clients a factory reset may disconnect.
+    servers: Mutex<Vec<Arc<Server>>>,
+}
+
+impl std::fmt::Debug for Operator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Operator({})", self.config.state_file.display())
+    }
+}
+
+/// What is in force.
+struct Live {
+    document: Document,
+    key: SecretKey,
+    peers: BTreeMap<u64, Peer>,
+}
+
+/// One peer.
+struct Peer {
+    entry: PeerEntry,
+    connector: Connector,
+    tunnels: BTreeMap<u64, StaticTunnel>,
+    /// Saves a refresh token that has changed.
+    _saver: Option<Saver>,
+}
+
+/// A task that ends with its owner.
+struct Saver(tokio::task::JoinHandle<()>);
+
+impl Drop for Saver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Why a request of the operator is not fulfilled: status, text, and what may help beyond NETunnel's text.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    text: String,
+    cause: Option<String>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self { status, text: text.into(), cause: None }
+    }
+
+    fn bad(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, text)
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        tracing::error!(event = "state_file", outcome = "error", %error, "the state file cannot be written");
+        let text = "the state file cannot be written; nothing was changed";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, text)
+    }
+}
+
+type Done = Result<Value, Refusal>;
+
+impl Operator {
+    /// Takes the state file for this process and starts the static tunnels in it. `settings` are the server's: a
+    /// factory reset changes their policy.
+    ///
+    /// # Errors
+    /// [`ConfiguredError`].
+    pub fn start(
+        config: &Netunnel,
+        settings: &super::settings::Settings,
+    ) -> Result<Arc<Self>, ConfiguredError> {
+        let Opened { file, document, key } = StateFile::open(config)?;
+        // Read anew: the file may have changed since the settings were made.
+        settings.policy.replace(&policy(config, &document)?);
+        let stored = document.peers();
+        if document.allow_unverified_peers() {
+            tracing::warn!(event = "peers_unverified", file = %config.state_file.display(),
+                "allow_unverified_ssl_peers is true: whoever is between this daemon and a peer can read and change \
+                 everything");
+        }
+        let operator = Arc::new(Self {
+            config: config.clone(),
+            file: Arc::new(file),
+            timings: settings.timings.clone(),
+            policy: settings.policy.clone(),
+            live: Mutex::new(Live { document, key, peers: BTreeMap::new() }),
+            changes: tokio::sync::Mutex::default(),
+            servers: Mutex::default(),
+        });
+        let proxy = operator.proxy();
+        let mut waiting = Vec::new();
+        for entry in stored {
+            let bad = |text| ConfiguredError::State {
+                path: config.state_file.clone(),
+                text: format!("peer \"{}\": {text}", untrusted(&entry.name)),
+            };
+            let credentials = operator.credentials(&entry.auth_data);
+            let credentials = credentials.map_err(bad)?;
+            let (connector, saver) = operator
+                .connector(entry.id, &entry.target_netunnel_url, credentials, proxy.clone())
+                .map_err(|error| bad(error.to_string()))?;
+            tracing::info!(
+                event = "peer",
+                peer = untrusted(&entry.name),
+                tunnels = entry.static_tunnels.len()
+            );
+            for tunnel in entry.static_tunnels.clone() {
+                waiting.push((entry.id, entry.name.clone(), tunnel, connector.clone()));
+            }
+            let id = entry.id;
+            let peer = Peer { entry, connector, tunnels: BTreeMap::new(), _saver: saver };
+            operator.live().peers.insert(id, peer);
+        }
+        for (id, name, tunnel, connector) in waiting {
+            // Each by itself: a port that is taken concerns one tunnel.
+            let starting = operator.clone();
+            tokio::spawn(async move { starting.start_stored(id, &name, tunnel, connector).await });
+        }
+        Ok(operator)
+    }
+
+    /// The routes of `server`, and those for operators, for the callers that `admins` names.
+    pub fn router(self: &Arc<Self>, server: &Arc<Server>, admins: Admins) -> Router {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).push(server.clone());
+        let more = routes::router(self.clone(), server.clone(), admins);
+        super::routes::router(server.clone(), more)
+    }
+
+    fn servers(&self) -> Vec<Arc<Server>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops all static tunnels, at the end of the daemon.
+    pub async fn stop(&self) {
+        let _changing = self.changes.lock().await;
+        let peers = std::mem::take(&mut self.live().peers);
+        stop_all(peers.into_values().flat_map(|peer| peer.tunnels.into_values())).await;
+    }
+
+    fn credentials(&self, data: &peer_auth::AuthData) -> Result<Credentials, String> {
+        peer_auth::credentials(self.config.peer_auth, &self.config.peer_auth_uri, data)
+    }
+
+    fn connector(
+        self: &Arc<Self>,
+        id: u64,
+        url: &str,
+        credentials: Credentials,
+        proxy: Option<Proxy>,
+    ) -> Result<(Connector, Option<Saver>), ClientError> {
+        let changes = credentials.refresh_token();
+        let insecure = self.live().document.allow_unverified_peers();
+        let trust = Trust { ca_file: self.config.peer_ca_file.clone(), insecure, identity: None };
+        let network = Network { trust, proxy, guarded: true };
+        let connector = Connector::through(url, &network, credentials)?;
+        let saver = changes.map(|mut changes| {
+            changes.mark_unchanged();
+            let operator = Arc::downgrade(self);
+            Saver(tokio::spawn(async move {
+                while changes.changed().await.is_ok() {
+                    let token = changes.borrow_and_update().clone();
+                    let (Some(token), Some(operator)) = (token, operator.upgrade()) else { return };
+                    operator.keep_refresh_token(id, &token).await;
+                }
+            }))
+        });
+        Ok((connector.with_timings(self.timings.clone()), saver))
+    }
+
+    /// NETunnel keeps the first refresh token only, and loses its peer with it.
+    async fn keep_refresh_token(&self, id: u64, token: &Secret) {
+        let _changing = self.changes.lock().await;
+        let Some(mut entry) = self.live().peers.get(&id).map(|peer| peer.entry.clone()) else {
+            return;
+        };
+        entry.auth_data.insert("refresh_token".into(), token.expose().to_owned());
+        if let Err(refusal) = self.put(entry).await {
+            tracing::error!(event = "peer_token_not_saved", peer = id, error = refusal.text);
+        }
+    }
+
+    async fn start_stored(
+        self: Arc<Self>,
+        id: u64,
+        name: &str,
+        entry: TunnelEntry,
+        connector: Connector,
+    ) {
+        let mut said = false;
+        let entrance = loop {
+            match static_tunnel::bind(&entry.tunnel_local_address, entry.tunnel_local_port).await {
+                Ok(entrance) => break entrance,
+                Err(error) => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::error!(event = "static_tunnel_not_bound", peer = untrusted(name),
+                            tunnel = entry.id, %error, "static tunnel cannot listen; trying again");
+                    }
+                    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+                }
+            }
+            let wanted = self
+                .live()
+                .peers
+                .get(&id)
+                .is_some_and(|peer| peer.entry.static_tunnels.contains(&entry));
+            if !wanted {
+                return;
+            }
+        };
+        let mut live = self.live();
+        // It may have been deleted meanwhile.
+        if let Some(peer) = live.peers.get_mut(&id)
+            && peer.entry.static_tunnels.contains(&entry)
+            && !peer.tunnels.contains_key(&entry.id)
+        {
+            let tunnel = StaticTunnel::start(name, entry, connector, entrance);
+            peer.tunnels.insert(tunnel.entry.id, tunnel);
+        }
+    }
+
+    /// Saves `document` and puts it in force.
+    async fn save(&self, document: Document) -> Result<(), Refusal> {
+        // A small file; the fsync is what may take a while.
+        let (file, saved) = (self.file.clone(), document.clone());
+        blocking(move || file.save(&saved)).await?;
+        self.live().document = document;
+        Ok(())
+    }
+
+    /// Saves a peer that exists already or is new.
+    async fn put(&self, entry: PeerEntry) -> Result<(), Refusal> {
+        let mut document = self.live().document.clone();
+        let mut peers = document.peers();
+        match peers.iter_mut().find(|peer| peer.id == entry.id) {
+            Some(peer) => *peer = entry.clone(),
+            None => peers.push(entry.clone()),
+        }
+        document.set_peers(&peers);
+        self.save(document).await?;
+        if let Some(peer) = self.live().peers.get_mut(&entry.id) {
+            peer.entry = entry;
+        }
+        Ok(())
+    }
+
+    fn list(&self, name: &str) -> Value {
+        let live = self.live();
+        let named = live.peers.values().filter(|peer| name.is_empty() || peer.entry.name == name);
+        named.map(|peer| shown(&peer.entry)).collect()
+    }
+
+    fn peer<T>(&self, id: Option<u64>, read: impl FnOnce(&Peer) -> T) -> Result<T, Refusal> {
+        let live = self.live();
+        let peer = id.and_then(|id| live.peers.get(&id));
+        peer.map(read).ok_or_else(|| {
+            let id = id.map_or_else(|| "?".into(), |id| id.to_string());
+            Refusal::new(StatusCode::NOT_FOUND, format!("Peer `{id}` was not found"))
+        })
+    }
+
+    fn entry(&self, id: Option<u64>) -> Result<PeerEntry, Refusal> {
+        self.peer(id, |peer| peer.entry.clone())
+    }
+
+    fn tunnel(&self, id: Option<u64>, tunnel: Option<u64>) -> Result<TunnelEntry, Refusal> {
+        let entry = self.entry(id)?;
+        let found = entry.static_tunnels.iter().find(|known| Some(known.id) == tunnel);
+        found.cloned().ok_or_else(|| {
+            let tunnel = tunnel.map_or_else(|| "?".into(), |id| id.to_string());
+            let text = format!("No static tunnel by id `{tunnel}` on `{}`", entry.name);
+            Refusal::new(StatusCode::NOT_FOUND, text)
+        })
+    }
+
+    fn refuse_duplicate(&self, name: &str, id: Option<u64>) -> Result<(), Refusal> {
+        let live = self.live();
+        let mut others = live.peers.iter().filter(|(other, _)| Some(**other) != id);
+        if others.any(|(_, peer)| peer.entry.name == name) {
+            return Err(Refusal::bad(format!(
+                "Peer `{}` already exists",
+                super::wire::shown(name)
+            )));
+        }
+        Ok(())
+    }
+
+    /// R9.
+    async fn register(self: &Arc<Self>, body: &Map<String, Value>) -> Done {
+        let wanted = NewPeer::read(body)
+            .map_err(|errors| Refusal::bad(format!("Failed to register peer: {errors}")))?;
+        let _changing = self.changes.lock().await;
+        self.refuse_duplicate(&wanted.name, None)?;
+        let credentials = self.credentials(&wanted.auth_data).map_err(Refusal::bad)?;
+        let id = self.live().peers.keys().max().unwrap_or(&0) + 1;
+        let connected =
+            self.verified(id, &wanted.name, &wanted.url, &wanted.auth_data, credentials).await?;
+        let mut bound = Vec::new();
+        for tunnel in &wanted.static_tunnels {
+            let entrance =
+                static_tunnel::bind(&tunnel.tunnel_local_address, tunnel.tunnel_local_port).await;
+            bound.push(entrance.map_err(|error| not_bound(&error))?);
+        }
+        let entry = PeerEntry {
+            id,
+            name: wanted.name,
+            target_netunnel_url: wanted.url,
+            auth_data: connected.stored,
+            static_tunnels: wanted.static_tunnels,
+        };
+        self.put(entry.clone()).await?;
+        let start = |(tunnel, entrance): (&TunnelEntry, Entrance)| {
+            let started = StaticTunnel::start(
+                &entry.name,
+                tunnel.clone(),
+                connected.connector.clone(),
+                entrance,
+            );
+            (tunnel.id, started)
+        };
+        let tunnels = entry.static_tunnels.iter().zip(bound).map(start).collect();
+        let answer = shown(&entry);
+        tracing::info!(
+            event = "peer_registered",
+            peer = untrusted(&entry.name),
+            id,
+            "peer registered"
+        );
+        let peer = Peer { entry, connector: connected.connector, tunnels, _saver: connected.saver };
+        self.live().peers.insert(id, peer);
+        Ok(answer)
+    }
+
+    /// R11.
+    async fn update(self: &Arc<Self>, id: Option<u64>, body: &Map<String, Value>) -> Done {
+        self.entry(id)?;
+        let change = PeerChange::read(body).map_err(|errors| Refusal::bad(errors.to_string()))?;
+        let _changing = self.changes.lock().await;
+        let mut entry = self.entry(id)?;
+        if let Some(name) = change.name {
+            self.refuse_duplicate(&name, Some(entry.id))?;
+            entry.name = name;
+        }
+        let url = change.url.unwrap_or_else(|| entry.target_netunnel_url.clone());
+        let auth_data =
+            change.auth_data.map(|posted| peer_auth::unmasked(posted, &entry.auth_data));
+        let auth_data = auth_data.unwrap_or_else(|| entry.auth_data.clone());
+        if url == entry.target_netunnel_url && auth_data == entry.auth_data {
+            self.put(entry.clone()).await?;
+            return Ok(shown(&entry));
+        }
+        let credentials = self.credentials(&auth_data).map_err(Refusal::bad)?;
+        let connected = self.verified(entry.id, &entry.name, &url, &auth_data, credentials).await?;
+        entry.target_netunnel_url = url;
+        entry.auth_data = connected.stored.clone();
+        self.put(entry.clone()).await?;
+        self.reconnect(entry.id, connected.connector, connected.saver).await;
+        tracing::info!(
+            event = "peer_updated",
+            peer = untrusted(&entry.name),
+            id = entry.id,
+            "peer updated"
+        );
+        Ok(shown(&entry))
+    }
+
+    /// Restarts the static tunnels of a peer with another connector; their ports stay bound.
+    async fn reconnect(&self, id: u64, connector: Connector, saver: Option<Saver>) {
+        let (name, old) = {
+            let mut live = self.live();
+            let Some(peer) = live.peers.get_mut(&id) else { return };
+            peer.connector = connector.clone();
+            peer._saver = saver;
+            (peer.entry.name.clone(), std::mem::take(&mut peer.tunnels))
+        };
+        let mut stopping = JoinSet::new();
+        for (_, tunnel) in old {
+            let (name, connector) = (name.clone(), connector.clone());
+            stopping.spawn(async move {
+                let entry = tunnel.entry.clone();
+                let entrance = tunnel.stop().await;
+                StaticTunnel::start(&name, entry, connector, entrance)
+            });
+        }
+        let started = stopping.join_all().await;
+        if let Some(peer) = self.live().peers.get_mut(&id) {
+            peer.tunnels.extend(started.into_iter().map(|tunnel| (tunnel.entry.id, tunnel)));
+        }
+    }
+
+    /// R12.
+    async fn remove(&self, id: Option<u64>) -> Result<(), Refusal> {
+        let _changing = self.changes.lock().await;
+        let entry = self.entry(id)?;
+        let mut document = self.live().document.clone();
+        let mut peers = document.peers();
+        peers.retain(|peer| peer.id != entry.id);
+        document.set_peers(&peers);
+        self.save(document).await?;
+        let removed = self.live().peers.remove(&entry.id);
+        stop_all(removed.into_iter().flat_map(|peer| peer.tunnels.into_values())).await;
+        tracing::info!(
+            event = "peer_removed",
+            peer = untrusted(&entry.name),
+            id = entry.id,
+            "peer removed"
+        );
+        Ok(())
+    }
+
+    /// R14.
+    async fn add_tunnel(&self, id: Option<u64>, body: &Map<String, Value>) -> Done {
+        let name = self.entry(id)?.name;
+        for (key, what) in [("tunnel_local_port", "local_port"), ("id", "id")] {
+            if body.contains_key(key) {
+                return Err(Refusal::bad(format!(
+                    "Tunnel's {what} is generated by the netunnel server"
+                )));
+            }
+        }
+        let wanted = NewTunnel::read(body).map_err(|errors| {
+            Refusal::bad(format!("Failed to create static tunnel for peer `{name}`: {errors}"))
+        })?;
+        let _changing = self.changes.lock().await;
+        let mut entry = self.entry(id)?;
+        let connector = self.peer(id, |peer| peer.connector.clone())?;
+        let tunnel_id = entry.static_tunnels.iter().map(|tunnel| tunnel.id).max().unwrap_or(0) + 1;
+        let entrance = self.free_port(&wanted.local_address).await?;
+        let tunnel =
+            wanted.with(tunnel_id, entrance.local_addr().map_or(0, |address| address.port()));
+        let started = StaticTunnel::start(&entry.name, tunnel.clone(), connector, entrance);
+        match first_state(started.watch()).await {
+            State::Online => {}
+            State::Offline(reason) => {
+                started.stop().await;
+                return Err(Refusal::new(StatusCode::BAD_GATEWAY, reason));
+            }
+            State::Starting => unreachable!("it is waited for"),
+        }
+        entry.static_tunnels.push(tunnel.clone());
+        if let Err(refusal) = self.put(entry).await {
+            started.stop().await;
+            return Err(refusal);
+        }
+        let mut live = self.live();
+        if let Some(peer) = id.and_then(|id| live.peers.get_mut(&id)) {
+            peer.tunnels.insert(tunnel_id, started);
+        }
+        Ok(json!(tunnel))
+    }
+
+    /// The lowest local port that no static tunnel has, bound.
+    async fn free_port(&self, address: &str) -> Result<Entrance, Refusal> {
+        let used: Vec<u16> = {
+            let live = self.live();
+            let tunnels = live.peers.values().flat_map(|peer| &peer.entry.static_tunnels);
+            tunnels.map(|tunnel| tunnel.tunnel_local_port).collect()
+        };
+        for port in LOCAL_PORTS.filter(|port| !used.contains(port)) {
+            match static_tunnel::bind(address, port).await {
+                Ok(entrance) => return Ok(entrance),
+                Err(ClientError::Bind { source, .. })
+                    if source.kind() == io::ErrorKind::AddrInUse => {}
+                Err(error) => return Err(not_bound(&error)),
+            }
+        }
+        let text = format!(
+            "Failed to found an available port between {} and {}",
+            LOCAL_PORTS.start, LOCAL_PORTS.end
+        );
+        Err(Refusal::new(StatusCode::CONFLICT, text))
+    }
+
+    /// R16.
+    async fn remove_tunnel(&self, id: Option<u64>, tunnel: Option<u64>) -> Result<(), Refusal> {
+        let _changing = self.changes.lock().await;
+        let gone = self.tunnel(id, tunnel)?;
+        let mut entry = self.entry(id)?;
+        entry.static_tunnels.retain(|tunnel| tunnel.id != gone.id);
+        let peer_id = entry.id;
+        self.put(entry).await?;
+        let removed =
+            self.live().peers.get_mut(&peer_id).and_then(|peer| peer.tunnels.remove(&gone.id));
+        stop_all(removed.into_iter()).await;
+        Ok(())
+    }
+
+    /// Whether the peer answers and takes the credentials. Nothing is changed.
+    async fn verified(
+        self: &Arc<Self>,
+        id: u64,
+        name: &str,
+        url: &str,
+        auth_data: &peer_auth::AuthData,
+        credentials: Credentials,
+    ) -> Result<Connected, Refusal> {
+        let name = super::wire::shown(name);
+        let proxy = self.proxy();
+        let refresh = credentials.refresh_token();
+        let (connector, saver) = self
+            .connector(id, url, credentials, proxy)
+            .map_err(|error| Refusal::bad(error.to_string()))?;
+        let check = async {
+            let client = connector.connect().await?;
+            let version = client.ask_version().await;
+            client.close().await;
+            version
+        };
+        match check.await {
+            Ok(_) => {
+                let refresh = refresh.and_then(|token| token.borrow().clone());
+                let stored = peer_auth::stored(self.config.peer_auth, auth_data, refresh);
+                Ok(Connected { connector, saver, stored })
+            }
+            Err(error) => {
+                tracing::info!(event = "peer_refused", peer = untrusted(&name), %error, "peer not connected");
+                Err(not_connected(&name, &error))
+            }
+        }
+    }
+
+    /// The static tunnels, for a status page.
+    pub fn status(&self) -> Value {
+        let live = self.live();
+        let tunnels = live.peers.values().flat_map(|peer| {
+            peer.entry.static_tunnels.iter().map(|entry| {
+                let state = peer.tunnels.get(&entry.id).map(StaticTunnel::state);
+                let (state, reason) = match state {
+                    Some(State::Online) => ("online", None),
+                    Some(State::Starting) => ("starting", None),
+                    Some(State::Offline(reason)) => ("offline", Some(reason)),
+                    None => ("offline", Some("its local port cannot be bound".into())),
+                };
+                json!({"peer": peer.entry.name, "id": entry.id, "state": state, "reason": reason,
+                    "entrance": format!("{}:{}", entry.tunnel_local_address, entry.tunnel_local_port),
+                    "exit": format!("{}:{}", entry.tunnel_remote_address, entry.tunnel_remote_port)})
+            })
+        });
+        let status: Value = tunnels.collect();
+        status
+    }
+}
+
+/// A peer that answered.
+struct Connected {
+    connector: Connector,
+    saver: Option<Saver>,
+    stored: peer_auth::AuthData,
+}
+
+/// A peer as answers show it.
+fn shown(entry: &PeerEntry) -> Value {
+    let masked: BTreeMap<&str, &str> =
+        entry.auth_data.keys().map(|key| (key.as_str(), MASK)).collect();
+    json!({"id": entry.id, "name": entry.name, "target_netunnel_url": entry.target_netunnel_url,
+        "auth_data": masked, "static_tunnels": entry.static_tunnels})
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+async fn stop_all(tunnels: impl Iterator<Item = StaticTunnel>) {
+    let mut stopping = JoinSet::new();
+    for tunnel in tunnels {
+        stopping.spawn(tunnel.stop());
+    }
+    stopping.join_all().await;
+}
+
+fn not_bound(error: &ClientError) -> Refusal {
+    Refusal::new(StatusCode::CONFLICT, error.to_string())
+}
+
+fn not_connected(name: &str, error: &ClientError) -> Refusal {
+    let (status, text) = match error {
+        _ if error.is_unauthorized() => {
+            (StatusCode::FORBIDDEN, format!("Failed to authenticate with peer `{name}`"))
+        }
+        ClientError::Refused { reason, .. } if !reason.is_empty() => {
+            (StatusCode::BAD_GATEWAY, reason.clone())
+        }
+        _ => (StatusCode::BAD_GATEWAY, format!("Failed to connect with peer `{name}`")),
+    };
+    Refusal { status, text, cause: Some(error.to_string()) }
+}

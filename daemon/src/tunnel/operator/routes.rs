@@ -1,0 +1,182 @@
+//! NETunnel's routes for operators: peers, static tunnels, proxy and factory reset.
+
+#![expect(clippy::result_large_err, reason = "the error is the answer, and is sent at once")]
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{Response, StatusCode};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::super::respond::{empty, error, json as json_response};
+use super::super::routes::{Answer, caller, number, object};
+use super::super::server::Server;
+use super::super::wire::shown;
+use super::{Admins, Done, Operator, Refusal};
+use crate::auth::Identity;
+
+/// What every handler needs.
+#[derive(Clone)]
+struct Shared {
+    operator: Arc<Operator>,
+    /// Whose callers are asked who they are.
+    server: Arc<Server>,
+    admins: Arc<Admins>,
+}
+
+impl Shared {
+    /// The caller, if it may do this.
+    fn admin(&self, request: &Request) -> Result<Identity, Response<Body>> {
+        let identity = caller(&self.server, request)?;
+        match &*self.admins {
+            Admins::Everyone => Ok(identity),
+            Admins::Listed(names) if names.iter().any(|name| name == identity.identifier()) => {
+                Ok(identity)
+            }
+            Admins::Listed(_) => {
+                tracing::warn!(event = "admin_denied", ident = %shown(identity.identifier()),
+                    path = %shown(request.uri().path()), "an operator's route was refused");
+                Err(error(StatusCode::FORBIDDEN, "this is for administrators"))
+            }
+        }
+    }
+}
+
+pub(super) fn router(operator: Arc<Operator>, server: Arc<Server>, admins: Admins) -> Router {
+    Router::new()
+        .route("/peers", get(list).post(register))
+        .route("/peers/{peer}", get(show).post(update).delete(remove))
+        .route("/peers/{peer}/static_tunnels", get(list_tunnels).post(add_tunnel))
+        .route("/peers/{peer}/static_tunnels/{tunnel}", get(show_tunnel).delete(remove_tunnel))
+        .route("/config/http-proxy", get(http_proxy).post(set_http_proxy))
+        .route("/config/factory-reset", post(factory_reset))
+        .with_state(Shared { operator, server, admins: Arc::new(admins) })
+}
+
+#[derive(Deserialize)]
+struct Filter {
+    #[serde(default)]
+    name: String,
+}
+
+async fn list(
+    State(shared): State<Shared>,
+    Query(filter): Query<Filter>,
+    request: Request,
+) -> Answer {
+    shared.admin(&request)?;
+    answer(Ok(shared.operator.list(&filter.name)))
+}
+
+async fn register(State(shared): State<Shared>, request: Request) -> Answer {
+    shared.admin(&request)?;
+    let body = object(&shared.server, request).await?;
+    answer(shared.operator.register(&body).await)
+}
+
+async fn show(State(shared): State<Shared>, Path(peer): Path<String>, request: Request) -> Answer {
+    let peer = number(&peer)?;
+    shared.admin(&request)?;
+    answer(shared.operator.entry(peer).map(|entry| super::shown(&entry)))
+}
+
+async fn update(
+    State(shared): State<Shared>,
+    Path(peer): Path<String>,
+    request: Request,
+) -> Answer {
+    let peer = number(&peer)?;
+    shared.admin(&request)?;
+    let body = object(&shared.server, request).await?;
+    answer(shared.operator.update(peer, &body).await)
+}
+
+async fn remove(
+    State(shared): State<Shared>,
+    Path(peer): Path<String>,
+    request: Request,
+) -> Answer {
+    let peer = number(&peer)?;
+    shared.admin(&request)?;
+    done(shared.operator.remove(peer).await)
+}
+
+async fn list_tunnels(
+    State(shared): State<Shared>,
+    Path(peer): Path<String>,
+    request: Request,
+) -> Answer {
+    let peer = number(&peer)?;
+    shared.admin(&request)?;
+    answer(shared.operator.entry(peer).map(|entry| json!(entry.static_tunnels)))
+}
+
+async fn add_tunnel(
+    State(shared): State<Shared>,
+    Path(peer): Path<String>,
+    request: Request,
+) -> Answer {
+    let peer = number(&peer)?;
+    shared.admin(&request)?;
+    let body = object(&shared.server, request).await?;
+    answer(shared.operator.add_tunnel(peer, &body).await)
+}
+
+async fn show_tunnel(
+    State(shared): State<Shared>,
+    Path((peer, tunnel)): Path<(String, String)>,
+    request: Request,
+) -> Answer {
+    let (peer, tunnel) = (number(&peer)?, number(&tunnel)?);
+    shared.admin(&request)?;
+    answer(shared.operator.tunnel(peer, tunnel).map(|entry| json!(entry)))
+}
+
+async fn remove_tunnel(
+    State(shared): State<Shared>,
+    Path((peer, tunnel)): Path<(String, String)>,
+    request: Request,
+) -> Answer {
+    let (peer, tunnel) = (number(&peer)?, number(&tunnel)?);
+    shared.admin(&request)?;
+    done(shared.operator.remove_tunnel(peer, tunnel).await)
+}
+
+async fn http_proxy(State(shared): State<Shared>, request: Request) -> Answer {
+    shared.admin(&request)?;
+    answer(Ok(shared.operator.http_proxy()))
+}
+
+async fn set_http_proxy(State(shared): State<Shared>, request: Request) -> Answer {
+    shared.admin(&request)?;
+    let body = object(&shared.server, request).await?;
+    answer(shared.operator.set_http_proxy(&body).await)
+}
+
+async fn factory_reset(State(shared): State<Shared>, request: Request) -> Answer {
+    let caller = shared.admin(&request)?;
+    let body = object(&shared.server, request).await?;
+    let servers = shared.operator.servers();
+    done(shared.operator.factory_reset(&body, &caller, &servers).await)
+}
+
+fn answer(done: Done) -> Answer {
+    done.map(|value| json_response(StatusCode::OK, &value)).map_err(refusal)
+}
+
+fn done(done: Result<(), Refusal>) -> Answer {
+    done.map(|()| empty()).map_err(refusal)
+}
+
+fn refusal(Refusal { status, text, cause }: Refusal) -> Response<Body> {
+    let mut body: Value = json!({ "error": text });
+    if let Some(cause) = cause {
+        // NETunnel's second key of an error.
+        body["data"] = json!({ "cause": cause });
+    }
+    json_response(status, &body)
+}

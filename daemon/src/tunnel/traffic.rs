@@ -1,0 +1,141 @@
+//! What tunnels carry, counted while it moves.
+
+use std::ops::Add;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+
+/// Counters of one channel or of everything; a channel's also count for the whole.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    whole: Option<Arc<Traffic>>,
+    open: AtomicU64,
+    connections: AtomicU64,
+    failed: AtomicU64,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+/// The counters at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections that are being carried.
+    pub open: u64,
+    /// Connections so far, the open ones included.
+    pub connections: u64,
+    /// Destinations that were not reached.
+    pub failed: u64,
+    /// Bytes of payload into websockets.
+    pub sent: u64,
+    /// Bytes of payload out of websockets.
+    pub received: u64,
+}
+
+impl Counts {
+    /// As a status page of the server shows it.
+    pub(super) fn status(self) -> Value {
+        json!({"open_connections": self.open, "connections": self.connections,
+            "unreached": self.failed, "bytes_to_clients": self.sent,
+            "bytes_from_clients": self.received})
+    }
+}
+
+impl Add for Counts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            open: self.open + other.open,
+            connections: self.connections + other.connections,
+            failed: self.failed + other.failed,
+            sent: self.sent + other.sent,
+            received: self.received + other.received,
+        }
+    }
+}
+
+/// A connection that counts as open for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Open<'t>(&'t Traffic);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.each(|traffic| {
+            traffic.open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+impl Traffic {
+    pub(super) fn part_of(whole: &Arc<Self>) -> Arc<Self> {
+        Arc::new(Self { whole: Some(whole.clone()), ..Self::default() })
+    }
+
+    fn each(&self, change: impl Fn(&Self)) {
+        let mut next = Some(self);
+        while let Some(traffic) = next {
+            change(traffic);
+            next = traffic.whole.as_deref();
+        }
+    }
+
+    pub(super) fn opened(&self) -> Open<'_> {
+        self.each(|traffic| {
+            traffic.open.fetch_add(1, Ordering::Relaxed);
+            traffic.connections.fetch_add(1, Ordering::Relaxed);
+        });
+        Open(self)
+    }
+
+    pub(super) fn failed(&self) {
+        self.each(|traffic| {
+            traffic.failed.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+
+    pub(super) fn sent(&self, bytes: usize) {
+        self.each(|traffic| {
+            traffic.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        });
+    }
+
+    pub(super) fn received(&self, bytes: usize) {
+        self.each(|traffic| {
+            traffic.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        });
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            open: read(&self.open),
+            connections: read(&self.connections),
+            failed: read(&self.failed),
+            sent: read(&self.sent),
+            received: read(&self.received),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_counts_for_the_whole() {
+        let whole = Arc::new(Traffic::default());
+        let (one, other) = (Traffic::part_of(&whole), Traffic::part_of(&whole));
+        let open = one.opened();
+        one.sent(3);
+        other.received(4);
+        other.failed();
+        assert_eq!(
+            whole.counts(),
+            Counts { open: 1, connections: 1, failed: 1, sent: 3, received: 4 }
+        );
+        drop(open);
+        assert_eq!(one.counts(), Counts { connections: 1, sent: 3, ..Counts::default() });
+        assert_eq!(whole.counts().open, 0);
+    }
+}

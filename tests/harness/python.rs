@@ -1,0 +1,132 @@
+//! The original NETunnel server, unmodified.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::daemon::Client;
+use crate::http::{Answer, ask};
+use crate::poll::eventually;
+use crate::ports::Port;
+use crate::process::Process;
+use crate::scratch::Scratch;
+use crate::setup::script;
+
+/// Runs a module as `python -m` does, after the one change without which the server can send no message from Python
+/// 3.10 on: `asyncio.Event` takes no `loop` any more.
+const WITH_SHIM: &str = "
+import asyncio, runpy, sys
+plain = asyncio.Event.__init__
+asyncio.Event.__init__ = lambda self, loop=None: plain(self)
+sys.argv = ['netunnel.server'] + sys.argv[1:]
+runpy.run_module('netunnel.server', run_name='__main__', alter_sys=True)
+";
+
+/// The interpreter with the original programs.
+pub(crate) fn python() -> String {
+    std::env::var("JWTUNNEL_PYTHON").unwrap_or_else(|_| script("python-peers.sh", &[]))
+}
+
+/// A running `python -m netunnel.server`.
+#[derive(Debug)]
+pub struct PythonServer {
+    process: Process,
+    scratch: Scratch,
+    port: Port,
+    arguments: Vec<String>,
+}
+
+impl PythonServer {
+    /// Without authentication.
+    #[must_use]
+    pub fn open() -> Self {
+        Self::start(&[])
+    }
+
+    /// With the server's half of netunnel-jwthenticator, which lets everybody in: tokens are checked in front of it.
+    #[must_use]
+    pub fn with_jwthenticator() -> Self {
+        Self::start(&["--auth-plugin", "netunnel_jwthenticator.JWThenticatorAuthServer"])
+    }
+
+    /// # Panics
+    /// If it does not answer.
+    fn start(arguments: &[&str]) -> Self {
+        let (scratch, port) = (Scratch::new(), Port::take());
+        let arguments: Vec<String> =
+            arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let process = run(&scratch, &port, &arguments);
+        let server = Self { process, scratch, port, arguments };
+        server.wait();
+        server
+    }
+
+    fn wait(&self) {
+        eventually("the Python server answers", || {
+            std::net::TcpStream::connect(self.port.address()).ok()
+        });
+    }
+
+    /// Kills it and starts another one on the same port and state.
+    pub fn restart(&mut self) {
+        self.process.signal("KILL");
+        let _ = self.process.wait(std::time::Duration::from_secs(10));
+        self.process = run(&self.scratch, &self.port, &self.arguments);
+        self.wait();
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> &Port {
+        &self.port
+    }
+
+    /// Its own address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.port.address())
+    }
+
+    /// Its state file.
+    #[must_use]
+    pub fn state(&self) -> Value {
+        let text = std::fs::read_to_string(self.scratch.join("netunnel.json")).expect("its file");
+        serde_json::from_str(&text).expect("JSON")
+    }
+}
+
+fn run(scratch: &Scratch, port: &Port, arguments: &[String]) -> Process {
+    let mut command = Command::new(python());
+    command.args(["-u", "-c", WITH_SHIM, "-p", &port.number().to_string(), "-c"]);
+    command.arg(scratch.join("netunnel.json")).args(arguments);
+    Process::start("python -m netunnel.server", &mut command, &scratch.join("server.log"))
+}
+
+/// Registers a peer at the operator's routes at `operator`, of whichever server, and gives the answer.
+#[must_use]
+pub fn register_peer(operator: &str, target: &str, client: Option<&Client>) -> Answer {
+    let auth = match client {
+        Some(client) => json!({"key": client.key, "uuid": client.identifier}),
+        None => json!({}),
+    };
+    let body = json!({"name": "other", "target_netunnel_url": target, "auth_data": auth});
+    ask("POST", &format!("{operator}/peers"), &[], Some(&body.to_string()))
+}
+
+/// Makes a static tunnel of the first peer to a port of 127.0.0.1, and gives its local port.
+///
+/// # Panics
+/// If it is not made.
+#[must_use]
+pub fn static_tunnel(operator: &str, port: u16) -> u16 {
+    let body = json!({"tunnel_remote_port": port}).to_string();
+    let answer = ask("POST", &format!("{operator}/peers/1/static_tunnels"), &[], Some(&body));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let answer: Value = serde_json::from_str(&answer.body).expect("JSON");
+    answer["tunnel_local_port"].as_u64().and_then(|port| port.try_into().ok()).expect("a port")
+}

@@ -1,0 +1,302 @@
+//! Servers as peers of each other, ours and the original ones in every role; our client at an original server; the
+//! operator's routes. Everything that has tokens goes through nginx.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use system_tests::{
+    Client, Daemon, Gateway, Nginx, NginxBuilder, Port, PythonServer, Scratch, Service, Tunnel,
+    ask, built, bulk, eventually, register_peer, static_tunnel, within,
+};
+
+fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection to the entrance");
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
+    stream
+}
+
+fn echo(port: u16) {
+    let mut stream = connect(port);
+    stream.write_all(b"hello").expect("sent");
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).expect("answered");
+    assert_eq!(&answer, b"hello");
+}
+
+/// A tunnel that comes back within its time, by a connection that may be lost while it is away.
+fn comes_back(port: u16) {
+    // A pause of at most 10 s, and the time for one try.
+    within(Duration::from_secs(25), "the static tunnel works again", || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(25))).ok()?;
+        stream.write_all(b"again").ok()?;
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).ok()?;
+        (&answer == b"again").then_some(())
+    });
+}
+
+/// `jwtunnel connect` at a server without nginx and without tokens.
+fn plain(scratch: &Scratch, server: &str, arguments: &[&str]) -> Tunnel {
+    let mut command = Command::new(built("jwtunnel"));
+    command.args(["connect", "-s", server]).args(arguments);
+    Tunnel::open("jwtunnel connect", command, scratch)
+}
+
+#[test]
+fn our_client_tunnels_through_a_python_server() {
+    let (server, scratch) = (PythonServer::open(), Scratch::new());
+    let (service, bulk) = (Service::echo(), Service::bulk());
+    for service in [&service, &bulk] {
+        let (port, local, remote) = (service.port().to_string(), Port::take(), Port::take());
+        let (local, remote) = (local.number().to_string(), remote.number().to_string());
+        let forward =
+            plain(&scratch, &server.url(), &["--local-port", &local, "--remote-port", &port]);
+        let reverse = plain(
+            &scratch,
+            &server.url(),
+            &["-r", "--local-port", &port, "--remote-port", &remote],
+        );
+        for tunnel in [forward, reverse] {
+            if service.port() == bulk.port() {
+                tunnel.bulk();
+            } else {
+                assert_eq!(tunnel.echo("x"), "x");
+                assert_eq!(tunnel.echo("y"), "y");
+            }
+        }
+    }
+}
+
+/// nt:A35, nt:A39: longer than a ping and the time for its answer, after which waiting websockets may be gone.
+#[test]
+fn tunnels_that_were_idle_work_a35_a39() {
+    let gateway = Gateway::start();
+    let client = gateway.daemon.register();
+    let (server, scratch) = (PythonServer::open(), Scratch::new());
+    let service = Service::echo();
+    let port = service.port().to_string();
+    let remotes: Vec<Port> = (0..3).map(|_| Port::take()).collect();
+    let remote = |index: usize| remotes[index].number().to_string();
+    let tunnels = [
+        gateway.python_tunnel(&client, &["--local-port", &remote(0), "--remote-port", &port]),
+        gateway.python_tunnel(&client, &["-r", "--local-port", &port, "--remote-port", &remote(1)]),
+        plain(&scratch, &server.url(), &["-r", "--local-port", &port, "--remote-port", &remote(2)]),
+    ];
+    thread::sleep(Duration::from_secs(35));
+    for mut tunnel in tunnels {
+        assert!(tunnel.process().is_running());
+        assert_eq!(tunnel.echo("after a while"), "after a while");
+    }
+}
+
+/// nginx with our module and our issuer in front of an original server.
+struct PythonGateway {
+    nginx: Nginx,
+    daemon: Daemon,
+    server: PythonServer,
+}
+
+impl PythonGateway {
+    fn start() -> Self {
+        let daemon = Daemon::start("");
+        let server = PythonServer::with_jwthenticator();
+        let jwks = daemon.scratch().join("data/public/jwks.json");
+        let nginx = NginxBuilder::new().daemon(server.port(), daemon.public(), jwks).start();
+        Self { nginx, daemon, server }
+    }
+
+    fn netunnel(&self) -> String {
+        self.nginx.url("/netunnel")
+    }
+}
+
+/// The operator's routes of a daemon of ours that has peers.
+fn operator(daemon: &Daemon) -> String {
+    daemon.internal("")
+}
+
+fn stored_auth(daemon: &Daemon) -> Value {
+    let file =
+        std::fs::read_to_string(daemon.scratch().join("data/netunnel.json")).expect("a file");
+    let file: Value = serde_json::from_str(&file).expect("JSON");
+    file["peers"][0]["auth_data"].clone()
+}
+
+fn keeps_no_key(auth: &Value, client: &Client) {
+    assert_eq!(auth.as_object().expect("an object").len(), 2, "refresh_token and uuid");
+    assert_eq!(auth["uuid"], client.identifier.as_str());
+    let token = auth["refresh_token"].as_str().expect("a token");
+    assert!(!token.is_empty() && token != client.key);
+}
+
+#[test]
+fn a_python_server_is_a_peer_of_ours() {
+    let mut gateway = PythonGateway::start();
+    let client = gateway.daemon.register();
+    let ours = Daemon::start("");
+    let wrong = Client { key: "wrong".into(), ..client.clone() };
+    let answer = register_peer(&operator(&ours), &gateway.netunnel(), Some(&wrong));
+    assert_eq!(answer.status, 403, "{answer:?}");
+    assert!(answer.body.contains("Failed to authenticate with peer `other`"), "{answer:?}");
+    let answer = register_peer(&operator(&ours), &gateway.netunnel(), Some(&client));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    keeps_no_key(&stored_auth(&ours), &client);
+    let (echoes, bulks) = (Service::echo(), Service::bulk());
+    let port = static_tunnel(&operator(&ours), echoes.port());
+    echo(port);
+    bulk(connect(static_tunnel(&operator(&ours), bulks.port())));
+    gateway.server.restart();
+    comes_back(port);
+    assert!(gateway.server.process().is_running());
+    for log in [ours.log(), gateway.daemon.log()] {
+        assert!(!log.contains(&client.key), "the key is in a log");
+        let token = stored_auth(&ours)["refresh_token"].as_str().expect("a token").to_owned();
+        assert!(!log.contains(&token), "the refresh token is in a log");
+    }
+}
+
+#[test]
+fn ours_is_a_peer_of_a_python_server() {
+    let gateway = Gateway::start();
+    let client = gateway.daemon.register();
+    let mut server = PythonServer::with_jwthenticator();
+    let answer = register_peer(&server.url(), &gateway.netunnel(""), Some(&client));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    keeps_no_key(&server.state()["peers"][0]["auth_data"], &client);
+    let (echoes, bulks) = (Service::echo(), Service::bulk());
+    let port = static_tunnel(&server.url(), echoes.port());
+    echo(port);
+    echo(port);
+    bulk(connect(static_tunnel(&server.url(), bulks.port())));
+    assert!(server.process().is_running());
+}
+
+/// nt:A51: and both sides restart.
+#[test]
+fn ours_is_a_peer_of_ours_a51() {
+    let mut gateway = Gateway::start();
+    let client = gateway.daemon.register();
+    let mut ours = Daemon::start("");
+    let answer = register_peer(&operator(&ours), &gateway.netunnel(""), Some(&client));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let (echoes, bulks) = (Service::echo(), Service::bulk());
+    let port = static_tunnel(&operator(&ours), echoes.port());
+    echo(port);
+    bulk(connect(static_tunnel(&operator(&ours), bulks.port())));
+    gateway.daemon.restart();
+    comes_back(port);
+    ours.restart();
+    comes_back(port);
+    keeps_no_key(&stored_auth(&ours), &client);
+}
+
+/// nt:A61. A token is good for five seconds, to the second, so new websockets soon need another one.
+#[test]
+fn a_peers_token_is_renewed_silently_a61() {
+    let short =
+        [("JWTUNNEL_JWTHENTICATOR_JWT_LIFETIME", "5s"), ("JWTUNNEL_JWTHENTICATOR_LEEWAY", "0s")];
+    let peer = Daemon::start_with("", &short);
+    let client = peer.register();
+    let ours = Daemon::start(&format!("peer_auth_uri = \"http://{}\"", peer.public().address()));
+    let target = peer.netunnel("");
+    let answer = register_peer(&operator(&ours), &target, None);
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(answer.body.contains("Either `key` or `refresh_token` must be given"), "{answer:?}");
+    let answer = register_peer(&operator(&ours), &target, Some(&client));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    keeps_no_key(&stored_auth(&ours), &client);
+    let echoes = Service::echo();
+    let port = static_tunnel(&operator(&ours), echoes.port());
+    for _ in 0..2 {
+        thread::sleep(Duration::from_secs(6));
+        // More than were waiting.
+        for _ in 0..6 {
+            echo(port);
+        }
+    }
+    assert!(!peer.log().contains("auth_denied"), "{}", peer.log());
+    assert!(!ours.log().contains("static_tunnel_offline"), "{}", ours.log());
+}
+
+#[test]
+fn the_operators_routes_are_for_the_operator() {
+    let gateway = Gateway::with(
+        "admin_routes = true\nadmin_identifiers = [\"11111111-1111-4111-8111-111111111111\"]",
+    );
+    let internal = |path: &str, headers: &[(&str, &str)]| {
+        ask("GET", &gateway.daemon.internal(path), headers, None)
+    };
+    assert_eq!(internal("/peers", &[]).body, "[]");
+    assert_eq!(internal("/version", &[]).body, "1.0.13");
+    assert_eq!(internal("/health", &[]).status, 200);
+    for (header, value) in [("origin", "http://127.0.0.1"), ("host", "evil.example")] {
+        for path in ["/peers", "/health", "/config/http-proxy"] {
+            assert_eq!(internal(path, &[(header, value)]).status, 403, "{header} {path}");
+        }
+    }
+    // Its channels are its own: a client of the tunnels' listener has none of them.
+    let opened =
+        ask("POST", &gateway.daemon.internal("/channels"), &[], Some(r#"{"version": "1"}"#));
+    assert_eq!(opened.status, 200, "{opened:?}");
+
+    let tunnels = |client: &Client| {
+        let bearer = format!("Bearer {}", gateway.token(client));
+        ask("GET", &gateway.daemon.netunnel("/peers"), &[("authorization", &bearer)], None)
+    };
+    let anyone = gateway.daemon.register();
+    assert_eq!(tunnels(&anyone).status, 403);
+    let log = gateway.daemon.log();
+    assert!(log.contains("admin_denied") && log.contains(&anyone.identifier), "{log}");
+    let admin = gateway.daemon.register_as("11111111-1111-4111-8111-111111111111");
+    assert_eq!(tunnels(&admin).body, "[]");
+    assert_eq!(ask("GET", &gateway.daemon.netunnel("/peers"), &[], None).status, 401);
+    // nginx does not pass them on, whoever asks.
+    let bearer = format!("Bearer {}", gateway.token(&admin));
+    let through = ask("GET", &gateway.netunnel("/peers"), &[("authorization", &bearer)], None);
+    assert_ne!(through.status, 200, "{through:?}");
+
+    let plain = Daemon::start("");
+    let admin = plain.register();
+    let body = json!({"key": admin.key, "identifier": admin.identifier}).to_string();
+    let url = format!("http://{}/authenticate", plain.public().address());
+    let answer: Value =
+        serde_json::from_str(&ask("POST", &url, &[], Some(&body)).body).expect("JSON");
+    let bearer = format!("Bearer {}", answer["jwt"].as_str().expect("a token"));
+    let answer = ask("GET", &plain.netunnel("/peers"), &[("authorization", &bearer)], None);
+    assert_eq!(answer.status, 404);
+}
+
+/// nt:E13.
+#[test]
+fn a_second_daemon_on_the_same_state_file_does_not_start() {
+    let first = Daemon::start("");
+    let data = first.scratch().join("data");
+    let ports: Vec<Port> = (0..3).map(|_| Port::take()).collect();
+    let [public, internal, netunnel] = [0, 1, 2].map(|index: usize| ports[index].address());
+    let dir = data.display();
+    let text = format!(
+        "[jwthenticator]\nlisten = \"{public}\"\ninternal_listen = \"{internal}\"\n\
+         database_url = \"sqlite://{dir}/second.db\"\n\
+         [keys]\ndirectory = \"{dir}/second\"\n[jwks]\nfile = \"{dir}/second.public/jwks.json\"\n\
+         [netunnel]\nlisten = \"{netunnel}\"\nstate_file = \"{dir}/netunnel.json\"\n",
+    );
+    let scratch = Scratch::new();
+    scratch.replace("second.toml", text.as_bytes());
+    let output = Command::new(built("jwtunneld"))
+        .arg("--config")
+        .arg(scratch.join("second.toml"))
+        .output()
+        .expect("jwtunneld");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("another jwtunneld uses it"), "{said}");
+    eventually("the first one still answers", || {
+        (ask("GET", &first.internal("/health"), &[], None).status == 200).then_some(())
+    });
+}
