@@ -10,6 +10,7 @@ mod shared;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -124,6 +125,9 @@ pub struct KeyRing {
     signing: ArcSwap<SigningKey>,
     published: ArcSwap<Published>,
     live: LiveKeys,
+    /// Of the tokens that are valid, in seconds. Asked for on the event loop, where nobody may wait for the
+    /// lock on `entries`, which is held while the disk or the database is slow.
+    longest_lifetime: AtomicU64,
     changed: Notify,
 }
 
@@ -191,6 +195,7 @@ impl KeyRing {
         }
         let signing = signing_entry(&entries).key.clone();
         let live = Arc::new(ArcSwap::new(published.keys.clone()));
+        let longest_lifetime = AtomicU64::new(longest_lifetime(&entries, &settings));
         let ring = Self {
             settings,
             clock,
@@ -200,6 +205,7 @@ impl KeyRing {
             signing: ArcSwap::new(signing),
             published: ArcSwap::from_pointee(published),
             live,
+            longest_lifetime,
             changed: Notify::new(),
         };
         ring.follow_configured_algorithm()?;
@@ -248,8 +254,7 @@ impl KeyRing {
 
     /// When every token that is valid now has expired, in Unix seconds, the leeway of verifiers included.
     pub fn last_token_ends(&self, now: i64) -> i64 {
-        let longest = self.lock().iter().map(|entry| entry.record.longest_lifetime).max();
-        let longest = longest.unwrap_or(0).max(self.settings.jwt_lifetime.as_secs());
+        let longest = self.longest_lifetime.load(Ordering::Relaxed);
         now.saturating_add_unsigned(plan::stay(longest, &self.settings))
     }
 
@@ -405,6 +410,8 @@ impl KeyRing {
         if signing.kid() != self.signing.load().kid() {
             self.signing.store(signing.clone());
         }
+        let longest = longest_lifetime(&next, &self.settings);
+        self.longest_lifetime.store(longest, Ordering::Relaxed);
         report(entries, &next, self.clock.unix_now());
         *entries = next;
         self.changed.notify_one();
@@ -460,6 +467,11 @@ fn remember_lifetime(entries: &mut [Entry], settings: &Settings) {
     for entry in entries.iter_mut().filter(|entry| entry.record.life == Life::Signing) {
         entry.record.longest_lifetime = entry.record.longest_lifetime.max(lifetime);
     }
+}
+
+fn longest_lifetime(entries: &[Entry], settings: &Settings) -> u64 {
+    let longest = entries.iter().map(|entry| entry.record.longest_lifetime).max();
+    longest.unwrap_or(0).max(settings.jwt_lifetime.as_secs())
 }
 
 fn new_key(keys: &Keys) -> Result<SigningKey, KeyError> {

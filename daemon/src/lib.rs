@@ -48,6 +48,9 @@ use sockets::{SocketError, Sockets};
 use store::{Changes, Store, TokenForm};
 use tunnel::{Admins, ConfiguredError, Operator, Server, internal_router};
 
+/// How long an expired refresh token is kept: its client is told "expired" in the log, and is no guesser.
+const KEPT: Duration = Duration::from_secs(86_400);
+
 /// Why the daemon does not start, or ends before it is told to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -134,13 +137,19 @@ pub async fn run(
     let tunnels = Server::new(tunnels, auth);
 
     let limits = Arc::new(Limits::new(issuer));
+    let followed = Followed {
+        store: store.clone(),
+        ring: ring.clone(),
+        revocations: revocations.clone(),
+        tunnels: tunnels.clone(),
+    };
     let store_changes = store.changes();
     let app = Arc::new(App {
         settings: issuer.clone(),
         store,
         issuer: Issuer::new(ring.clone(), clock.clone(), issuer),
         ring: ring.clone(),
-        revocations: revocations.clone(),
+        revocations,
         tunnels: tunnels.clone(),
         limits: limits.clone(),
         clock: clock.clone(),
@@ -174,7 +183,6 @@ pub async fn run(
 
     let stop = services.stop.clone();
     let rotation = tokio::spawn(ring.clone().run(stop.clone()));
-    let followed = Followed { ring: ring.clone(), revocations, tunnels: tunnels.clone() };
     let pruning = tokio::spawn(prune(followed.clone(), limits, clock, stop.clone()));
     let changes =
         store_changes.map(|changes| tokio::spawn(follow(changes, followed, stop.clone())));
@@ -198,7 +206,7 @@ pub async fn run(
     tokio::join!(tunnels.drain(drain), internal_tunnels.drain(drain), operator.stop());
     services.drain(config.netunnel.drain_timeout).await;
     for task in [Some(rotation), Some(watchdog), Some(pruning), changes].into_iter().flatten() {
-        // Both end with `stop`; the result of a rotation in progress is on disk.
+        // All end with `stop`; the result of a rotation in progress is on disk.
         let _ = task.await;
     }
     info!(event = "stopped", outcome = "ok");
@@ -282,6 +290,7 @@ async fn open_ring(config: &Config, clock: Clock, store: &Store) -> Result<KeyRi
 /// What follows the database.
 #[derive(Clone)]
 struct Followed {
+    store: Store,
     ring: Arc<KeyRing>,
     revocations: Arc<RevocationList>,
     tunnels: Arc<Server>,
@@ -329,7 +338,18 @@ async fn prune(followed: Followed, limits: Arc<Limits>, clock: Clock, stop: Canc
             _ = ticks.tick() => {}
         }
         limits.tidy();
-        if let Err(error) = followed.revocations.prune(clock.unix_now()).await {
+        let pruned = async {
+            followed.revocations.prune(clock.unix_now()).await?;
+            let store = followed.store.hurried();
+            // A bound for each round: others write too.
+            for _ in 0..20 {
+                if !store.delete_expired_refresh_tokens(clock.now() - KEPT).await? {
+                    break;
+                }
+            }
+            Ok::<_, RevocationError>(())
+        };
+        if let Err(error) = pruned.await {
             throttle.run(|suppressed| {
                 warn!(event = "prune", outcome = "error", error = %error, suppressed);
             });

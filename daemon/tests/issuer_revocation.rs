@@ -198,6 +198,38 @@ async fn i17_single_tokens_and_what_a_signing_key_signed() {
 }
 
 #[tokio::test]
+async fn an_administrator_sees_which_keys_there_are_and_what_has_become_of_them() {
+    let daemon = Daemon::start(Options::default()).await;
+    // More than fit on one page.
+    for chunk in (0..510).collect::<Vec<_>>().chunks(30) {
+        let register = chunk.iter().map(|n| {
+            let identifier = if *n == 509 { U } else { V };
+            let daemon = &daemon;
+            async move { daemon.register(&format!("fleet-{n}"), identifier).await }
+        });
+        futures_util::future::join_all(register).await;
+    }
+    let (jwt, _) = daemon.authenticate("fleet-509", U).await;
+    let (code, out, err) = revoke(&daemon, &["keys", "list", "--json"], "");
+    assert_eq!(code, 0, "{err}");
+    let listed: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(listed["keys"].as_array().unwrap().len(), 510);
+    revoked(&daemon, &["keys", "revoke", "--key-id", claims(&jwt)["key"].as_str().unwrap()], "");
+    let identifier = U.to_string();
+    let (_, out, _) = revoke(&daemon, &["keys", "list", "--json", "--identifier", &identifier], "");
+    let own: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(own["keys"].as_array().unwrap().len(), 1);
+    let key = &own["keys"][0];
+    assert_eq!((&key["state"], &key["key_id"]), (&json!("revoked"), &claims(&jwt)["key"]));
+    assert_eq!((&key["rotates"], key["fingerprint"].as_str().unwrap().len()), (&json!(false), 12));
+    let (code, out, _) = revoke(&daemon, &["keys", "list"], "");
+    assert_eq!((code, out.lines().count()), (0, 511), "a heading and a line for each key");
+    assert!(out.lines().next().unwrap().starts_with("KEY ID"), "{out}");
+    assert_eq!(out.lines().filter(|line| line.ends_with("revoked")).count(), 1);
+    assert!(!out.contains("fleet-"), "the keys themselves are not there");
+}
+
+#[tokio::test]
 async fn w18_channels_of_what_is_revoked_are_closed_and_others_stay() {
     let daemon = Daemon::start(Options::default()).await;
     let (jwt, _) = daemon.tokens("K", U).await;

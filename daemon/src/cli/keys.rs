@@ -47,6 +47,16 @@ Examples:
   pass show gateway/client | jwtunnel keys register --key-file -
   jwtunnel keys register --generate --json --server unix:/run/jwtunnel/internal.sock")]
     Register(Register),
+    /// List the registered keys: what can be told without the keys themselves, which nobody keeps.
+    #[command(after_help = "\
+Examples:
+  jwtunnel keys list
+  jwtunnel keys list --identifier 7d2b0d0c-8d7e-4a51-9f0c-3f1f8f3f4f11
+  jwtunnel keys list --json | jq '.keys[] | select(.state == \"expired\")'
+
+The fingerprint is `key_fp` in the daemon's log; the key id is the claim `key` of its tokens, and what
+`jwtunnel keys revoke --key-id` takes.")]
+    List(List),
     /// Revoke registered keys, for good, with all their tokens.
     ///
     /// Their access tokens are refused within seconds, by the daemon and by every nginx that reads its
@@ -118,6 +128,16 @@ struct Register {
 }
 
 #[derive(Debug, clap::Args)]
+struct List {
+    #[command(flatten)]
+    connection: Connection,
+
+    /// Only the keys of this client.
+    #[arg(long, value_name = "UUID")]
+    identifier: Option<Uuid>,
+}
+
+#[derive(Debug, clap::Args)]
 #[group(id = "selector", required = true, multiple = false, args = ["revoked_key_file", "key_id", "identifier"])]
 struct Revoke {
     #[command(flatten)]
@@ -157,6 +177,7 @@ struct Rotate {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Register(args) => register(args).await,
+        Command::List(args) => list(args).await,
         Command::Revoke(args) => revoke(args).await,
         Command::Rotate(args) => rotate(args).await,
     }
@@ -204,6 +225,62 @@ async fn register(args: Register) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn list(args: List) -> anyhow::Result<ExitCode> {
+    let Some(server) = Server::parse(&args.connection.server) else {
+        return Ok(usage_error(&bad_server(&args.connection.server)));
+    };
+    let mut out = io::BufWriter::new(io::stdout());
+    let mut all = Vec::new();
+    let mut after = 0;
+    if !args.connection.json {
+        writeln!(
+            out,
+            "{}",
+            line("KEY ID", "IDENTIFIER", "FINGERPRINT", "REFRESH", "EXPIRES", "STATE")
+        )?;
+    }
+    loop {
+        let mut body = json!({"after": after});
+        if let Some(identifier) = args.identifier {
+            body["identifier"] = json!(identifier);
+        }
+        let answer = server.post("/list_keys", &body).await?;
+        answer.expect(StatusCode::OK)?;
+        for key in answer.body["keys"].as_array().into_iter().flatten() {
+            if args.connection.json {
+                all.push(key.clone());
+                continue;
+            }
+            let text = |name: &str| untrusted(key[name].as_str().unwrap_or("-"));
+            let refresh = if key["rotates"] == true { "rotate" } else { "sticky" };
+            let expires = date(key["expires_at"].as_i64().unwrap_or_default());
+            let (id, identifier) = (text("key_id"), text("identifier"));
+            let fields = (text("fingerprint"), text("state"));
+            writeln!(out, "{}", line(&id, &identifier, &fields.0, refresh, &expires, &fields.1))?;
+        }
+        match answer.body["next"].as_i64() {
+            Some(next) if next > after => after = next,
+            _ => break,
+        }
+    }
+    if args.connection.json {
+        writeln!(out, "{}", json!({"keys": all}))?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line of the table; the widths are those of the longest values.
+fn line(id: &str, identifier: &str, fp: &str, refresh: &str, expires: &str, state: &str) -> String {
+    format!("{id:<32}  {identifier:<36}  {fp:<12}  {refresh:<7}  {expires:<16}  {state}")
+}
+
+fn date(unix: i64) -> String {
+    let format = time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]");
+    let time = time::OffsetDateTime::from_unix_timestamp(unix).ok();
+    time.and_then(|time| time.format(format).ok()).unwrap_or_else(|| "-".into())
 }
 
 async fn revoke(args: Revoke) -> anyhow::Result<ExitCode> {

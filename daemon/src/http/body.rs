@@ -140,6 +140,14 @@ impl Fields {
         }
     }
 
+    /// A whole number that is not negative.
+    pub(super) fn number(&mut self, name: &'static str) -> Option<i64> {
+        match self.take(name)?.as_i64() {
+            Some(number) if number >= 0 => Some(number),
+            _ => self.refuse(name, "Not a valid integer."),
+        }
+    }
+
     /// A switch.
     pub(super) fn flag(&mut self, name: &'static str) -> Option<bool> {
         match self.take(name)? {

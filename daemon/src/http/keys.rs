@@ -1,17 +1,19 @@
-//! `POST /register_key` and `POST /is_key_registered`, for administrators.
+//! `POST /register_key`, `POST /is_key_registered` and `POST /list_keys`, for administrators.
 
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::Response;
+use serde_json::json;
 use tracing::info;
 
-use super::answer::{ApiError, Done, done};
+use super::answer::{ApiError, Done, answer, done};
 use super::{App, Peer, body};
-use crate::store::KeyHash;
+use crate::store::{KeyHash, KeyPage};
 
 /// Shorter keys can be guessed: 22 characters of base64 are 128 bits.
 const WEAK_KEY: usize = 22;
@@ -73,6 +75,54 @@ pub(super) async fn is_key_registered(
     let found = app.store.hurried().find_key(&KeyHash::of(key.expose())).await;
     // An expired key is registered, as in the original.
     Ok(Done(found.map_err(|error| app.unavailable(&error))?.is_some()))
+}
+
+/// `POST /list_keys` with `after` (0 for the first page) and, for one client's keys, `identifier`.
+pub(super) async fn list_keys(
+    State(app): State<Arc<App>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    const LIMIT: i64 = 500;
+    refuse_browsers(&request)?;
+    let mut fields = body::read(&app, request).await?;
+    let page = {
+        let after = fields.number("after");
+        let identifier = fields.has("identifier").then(|| fields.uuid("identifier"));
+        let identifier = identifier.map_or(Some(None), |given| given.map(Some));
+        let page = after.zip(identifier);
+        fields.finish(page.map(|(after, identifier)| KeyPage {
+            after,
+            limit: LIMIT,
+            identifier,
+        }))?
+    };
+    let found = app.store.hurried().list_keys(&page).await;
+    let found = found.map_err(|error| app.unavailable(&error))?;
+    let now = app.clock.now();
+    let keys: Vec<_> = found
+        .iter()
+        .map(|key| {
+            let expires_at = key.expires_at.duration_since(UNIX_EPOCH);
+            json!({
+                "key_id": key.public_id,
+                "identifier": key.identifier,
+                "fingerprint": key.hash.fingerprint(),
+                "expires_at": expires_at.map_or(0, |time| time.as_secs()),
+                "rotates": key.rotates,
+                "asserted": key.asserted,
+                "state": if key.revoked {
+                    "revoked"
+                } else if key.expires_at <= now {
+                    "expired"
+                } else {
+                    "valid"
+                },
+            })
+        })
+        .collect();
+    let is_full = i64::try_from(found.len()).is_ok_and(|count| count == LIMIT);
+    let next = found.last().filter(|_| is_full).map(|key| key.id);
+    Ok(answer(StatusCode::OK, &json!({"keys": keys, "next": next})))
 }
 
 /// Nobody is authenticated on the internal listener, so a web page must not be able to use it through

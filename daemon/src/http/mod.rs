@@ -113,6 +113,7 @@ pub fn router(app: Arc<App>, routes: Routes) -> Router {
         router = router
             .route(&path("/register_key"), post(keys::register_key))
             .route(&path("/is_key_registered"), post(keys::is_key_registered))
+            .route(&path("/list_keys"), post(keys::list_keys))
             .route(&path("/revoke_key"), post(revoke::revoke_key))
             .route(&path("/revoke_token"), post(revoke::revoke_token))
             .route(&path("/rotate_signing_key"), post(rotate::rotate_signing_key));

@@ -1,7 +1,6 @@
 //! The life of keys, with a clock that the test sets.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use super::*;

@@ -132,6 +132,44 @@ impl Store {
     }
 }
 
+/// Registered keys in the order of their rows, a part at a time.
+#[derive(Debug, Clone, Default)]
+pub struct KeyPage {
+    /// Only keys behind this row.
+    pub after: i64,
+    /// At most so many.
+    pub limit: i64,
+    /// Only the keys of this identifier.
+    pub identifier: Option<Uuid>,
+}
+
+impl Store {
+    /// One page of the registered keys, expired and revoked ones too.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn list_keys(&self, page: &KeyPage) -> Result<Vec<StoredKey>, StoreError> {
+        const QUERY: &str = "SELECT CAST(id AS BIGINT) AS key_id, key_hash, identifier, public_id, \
+                             identity, refresh_policy, expires_at AS key_expires_at, revoked_at \
+                             FROM keys WHERE id > $1 AND (NOT $4 OR identifier = $3) \
+                             ORDER BY id LIMIT $2";
+        let identifier = Id(page.identifier.unwrap_or_default());
+        let rows: Vec<KeyRow> = self
+            .patiently(async {
+                let mut reader = self.reader().await?;
+                let rows = on!(&mut reader.connection(), c => sqlx::query_as(QUERY)
+                    .bind(page.after)
+                    .bind(page.limit)
+                    .bind(identifier)
+                    .bind(page.identifier.is_some())
+                    .fetch_all(c));
+                Ok(rows?)
+            })
+            .await?;
+        rows.into_iter().map(StoredKey::try_from).collect()
+    }
+}
+
 struct Register {
     hash: KeyHash,
     identifier: Id,

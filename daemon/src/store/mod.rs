@@ -29,7 +29,7 @@ use sqlx::migrate::MigrateError;
 
 pub(crate) use changes::Changes;
 pub use harden::{HardenError, Hardened, harden};
-pub use keys::{KeyHash, Registration, StoredKey};
+pub use keys::{KeyHash, KeyPage, Registration, StoredKey};
 pub use refresh_family::{Use, Used};
 pub use refresh_tokens::{RefreshToken, StoredRefreshToken};
 pub(crate) use revocations::RevocationRow;

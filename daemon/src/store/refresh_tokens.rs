@@ -146,6 +146,41 @@ impl Store {
     }
 }
 
+/// So many rows at once: whoever waits for the writer waits for no more.
+const BATCH: i64 = 500;
+
+impl Store {
+    /// Deletes some refresh tokens that had expired by `before`. Whether there may be more. A database that a
+    /// JWThenticator uses is left alone: it deletes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn delete_expired_refresh_tokens(
+        &self,
+        before: SystemTime,
+    ) -> Result<bool, StoreError> {
+        self.write(DeleteExpired(Time(before))).await
+    }
+}
+
+struct DeleteExpired(Time);
+
+impl Change for DeleteExpired {
+    type Output = bool;
+
+    async fn apply(&self, connection: &mut Connection<'_>) -> Result<bool, sqlx::Error> {
+        const DELETE: &str = "DELETE FROM refresh_tokens WHERE id IN \
+            (SELECT id FROM refresh_tokens WHERE expires_at < $1 ORDER BY expires_at LIMIT $2) \
+            AND NOT EXISTS (SELECT 1 FROM jwtunnel_settings \
+            WHERE name = 'refresh_tokens' AND value = 'clear')";
+        let deleted: u64 = on!(connection, c => async {
+            let query = sqlx::query(DELETE).bind(self.0).bind(BATCH);
+            query.execute(c).await.map(|done| done.rows_affected())
+        })?;
+        Ok(deleted >= BATCH.unsigned_abs())
+    }
+}
+
 /// A new row.
 pub(super) struct Insert {
     pub(super) token: RefreshToken,

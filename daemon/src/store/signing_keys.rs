@@ -1,6 +1,6 @@
 //! The signing keys that daemons on one PostgreSQL share. What is private about them arrives sealed.
 
-use sqlx::Row as _;
+use sqlx::{PgPool, Row as _};
 
 use super::{Engine, Store, StoreError};
 
@@ -47,8 +47,18 @@ impl Store {
         let Engine::Postgres(engine) = &self.engine else {
             return alter(&[]).map(|(_, result)| result);
         };
+        let work = Self::alter_in(&engine.pool, alter);
+        // A daemon that hangs with the lock, or a network that has gone, must not hold this one up.
+        let done = tokio::time::timeout(super::postgres::PATIENCE, work).await;
+        done.unwrap_or_else(|_| Err(StoreError::TimedOut.into()))
+    }
+
+    async fn alter_in<T, E: From<StoreError>>(
+        pool: &PgPool,
+        alter: impl FnOnce(&[SigningKeyRow]) -> Result<(Vec<SigningKeyRow>, T), E>,
+    ) -> Result<T, E> {
         let failed = |error: sqlx::Error| E::from(StoreError::Database(error));
-        let mut transaction = engine.pool.begin().await.map_err(failed)?;
+        let mut transaction = pool.begin().await.map_err(failed)?;
         let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK);
         lock.execute(&mut *transaction).await.map_err(failed)?;
         let rows: Vec<SigningKeyRow> =

@@ -107,6 +107,8 @@ on_both_engines! {
     i5_families_behave_as_their_model,
     i6_uses_at_the_same_time_leave_one_successor,
     revocations_are_never_taken_back_and_go_when_they_are_over,
+    i18_expired_refresh_tokens_go_in_small_steps,
+    keys_are_listed_page_by_page,
     f13_a_newer_schema_is_refused,
     f13_tables_of_another_program_are_refused,
 }
@@ -400,6 +402,53 @@ async fn revocations_are_never_taken_back_and_go_when_they_are_over(place: Place
     assert!(store.register_key(&hash, Uuid::new_v4(), false, at(3), at(99)).await.unwrap().revoked);
     let key = store.find_key(&hash).await.unwrap().unwrap();
     assert_eq!((key.revoked, key.expires_at), (true, at(2)));
+}
+
+async fn i18_expired_refresh_tokens_go_in_small_steps(place: Place) {
+    let store = place.open().await;
+    let hash = KeyHash::of("k");
+    store.register_key(&hash, Uuid::new_v4(), false, at(1), at(2)).await.unwrap();
+    let key = store.find_key(&hash).await.unwrap().unwrap();
+    let insert = |n: u64| {
+        let (store, key) = (store.clone(), key.clone());
+        async move {
+            let token = RefreshToken::of(&token_text(n));
+            store.insert_refresh_token(&token, &key, Uuid::nil(), at(1), at(n)).await.unwrap();
+        }
+    };
+    for chunk in (1..=601_u64).collect::<Vec<_>>().chunks(100) {
+        futures_util::future::join_all(chunk.iter().map(|n| insert(*n))).await;
+    }
+    const COUNT: &str = "SELECT CAST(count(*) AS TEXT) FROM refresh_tokens";
+    assert!(store.delete_expired_refresh_tokens(at(601)).await.unwrap());
+    assert_eq!(place.text(COUNT).await, "101");
+    assert!(!store.delete_expired_refresh_tokens(at(601)).await.unwrap());
+    assert_eq!(place.text(COUNT).await, "1", "the one that expires then");
+    assert!(store.find_refresh_token(&RefreshToken::of(&token_text(601))).await.unwrap().is_some());
+    // Where a JWThenticator uses the database, it is left alone.
+    let sql = "UPDATE jwtunnel_settings SET value = 'clear' RETURNING value";
+    assert_eq!(place.text(sql).await, "clear");
+    store.delete_expired_refresh_tokens(at(9_999)).await.unwrap();
+    assert_eq!(place.text(COUNT).await, "1");
+}
+
+async fn keys_are_listed_page_by_page(place: Place) {
+    let store = place.open().await;
+    let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
+    for n in 0..5 {
+        let identifier = if n % 2 == 0 { one } else { two };
+        let hash = KeyHash::of(&format!("k{n}"));
+        store.register_key(&hash, identifier, n == 4, at(1), at(2)).await.unwrap();
+    }
+    let page = |after, identifier| KeyPage { after, limit: 2, identifier };
+    let first = store.list_keys(&page(0, None)).await.unwrap();
+    let second = store.list_keys(&page(first[1].id, None)).await.unwrap();
+    let third = store.list_keys(&page(second[1].id, None)).await.unwrap();
+    assert_eq!((first.len(), second.len(), third.len()), (2, 2, 1));
+    assert!(third[0].rotates && !first[0].rotates);
+    let own = store.list_keys(&page(0, Some(two))).await.unwrap();
+    assert!(own.len() == 2 && own.iter().all(|key| key.identifier == two));
+    assert!(store.list_keys(&page(0, Some(Uuid::nil()))).await.unwrap().is_empty());
 }
 
 async fn f13_a_newer_schema_is_refused(place: Place) {
