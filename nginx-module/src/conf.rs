@@ -69,8 +69,10 @@ impl MainConf {
     pub(crate) fn set_zone(&self, zone: Zone) {
         self.zone.set(Some(zone));
         for source in &*self.sources.borrow() {
-            if let KeySource::Request(request) = source {
-                request.set_zone(zone);
+            match source {
+                KeySource::File(_) => {}
+                KeySource::FileByVariable(files) => files.set_zone(zone),
+                KeySource::Request(request) => request.set_zone(zone),
             }
         }
     }

@@ -108,12 +108,13 @@ impl KeyRequest {
     }
 
     fn fetch(&self, request: &mut Request<'_>) -> Option<Rc<Fetch>> {
-        let uri = request.complex_value(&self.uri);
-        if !uri.starts_with(b"/") {
+        let uri = request.key_parameter(&self.uri);
+        if !is_address(uri) {
+            // Its variables may be claims of whoever sends a token.
             request.log(
-                Level::Error,
+                Level::Info,
                 &format!(
-                    "jwt: auth_jwt_key_request {} gives \"{}\", which is no URI of this server",
+                    "jwt: auth_jwt_key_request {} gives \"{}\", which is no address of this server",
                     self.name(),
                     escape(&String::from_utf8_lossy(uri))
                 ),
@@ -157,8 +158,9 @@ impl KeyRequest {
         if fetch.is_fresh(fresh_for) || fetch.is_backing_off() {
             return fetch.last_good();
         }
+        // Not "nothing": a phase that can wait has to find out, and must not be told that there are no keys.
         if patience == Patience::Now {
-            return Fetched::Nothing;
+            return Fetched::Wait;
         }
         let Some(context) = request.context() else { return Fetched::Nothing };
         let is_mine = !fetch.running.replace(true);
@@ -195,6 +197,14 @@ impl KeyRequest {
     pub(crate) fn is_refused(&self, request: &mut Request<'_>) -> bool {
         self.fetch(request).is_some_and(|fetch| fetch.last_error.borrow().is_some())
     }
+}
+
+/// Whether this can be asked for: a path from the root that leads nowhere else, in one word.
+fn is_address(uri: &[u8]) -> bool {
+    let path = uri.split(|byte| *byte == b'?').next().unwrap_or_default();
+    path.starts_with(b"/")
+        && !path.split(|byte| *byte == b'/').any(|segment| segment == b"..")
+        && !uri.iter().any(|byte| matches!(byte, 0..=0x20 | 0x7f))
 }
 
 impl Ticket {

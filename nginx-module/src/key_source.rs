@@ -1,7 +1,7 @@
 //! Where the keys of a location come from: files, files whose path holds variables, internal requests; and issuers,
 //! each with keys of its own.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use jwt_core::{JwkSet, Policy};
 
-use crate::ffi::{ComplexValue, Request};
+use crate::ffi::{ComplexValue, Request, Zone};
 use crate::key_request::{Fetched, KeyRequest};
-use crate::watched_file::{Format, WatchedFile};
+use crate::log::{Level, escape};
+use crate::watched_file::{DEFAULT_REFRESH, Format, WatchedFile};
 
 /// Most files that one `auth_jwt_key_file` with variables keeps; tenants in use stay, others are read again.
 const FILES: usize = 256;
@@ -43,22 +44,36 @@ impl KeySource {
 #[derive(Debug)]
 pub(crate) struct FileByVariable {
     path: ComplexValue,
+    /// What a relative path begins at: the folder of nginx.conf, as for paths without variables.
+    folder: PathBuf,
     format: Format,
+    zone: Cell<Option<Zone>>,
     files: RefCell<HashMap<PathBuf, Rc<WatchedFile>>>,
 }
 
 impl FileByVariable {
-    pub(crate) fn new(path: ComplexValue, format: Format) -> Self {
-        Self { path, format, files: RefCell::default() }
+    pub(crate) fn new(path: ComplexValue, folder: PathBuf, format: Format) -> Self {
+        Self { path, folder, format, zone: Cell::default(), files: RefCell::default() }
+    }
+
+    pub(crate) fn set_zone(&self, zone: Zone) {
+        self.zone.set(Some(zone));
     }
 
     /// The file that this request means.
     fn file(&self, request: &mut Request<'_>, refresh: Duration) -> Option<Rc<WatchedFile>> {
-        let path = request.complex_value(&self.path);
-        if path.is_empty() || path.contains(&0) {
+        let path = request.key_parameter(&self.path);
+        // It may hold a claim of whoever sends a token: that must not lead out of the folder.
+        if path.is_empty()
+            || path.contains(&0)
+            || path.split(|byte| *byte == b'/').any(|s| s == b"..")
+        {
+            let shown = escape(&String::from_utf8_lossy(path));
+            request
+                .log(Level::Info, &format!("jwt: auth_jwt_key_file \"{shown}\" is not looked for"));
             return None;
         }
-        let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));
+        let path = self.folder.join(std::ffi::OsStr::from_bytes(path));
         let known = self.files.borrow().get(&path).cloned();
         let file = known.unwrap_or_else(|| {
             let mut files = self.files.borrow_mut();
@@ -66,12 +81,21 @@ impl FileByVariable {
                 files.clear();
             }
             let file = Rc::new(WatchedFile::new(path.clone(), self.format));
+            // What another worker, or one before a reload, has read last.
+            if let Some(zone) = self.zone.get() {
+                file.adopt(&zone, &mut |(level, line)| request.log(level, &line));
+            }
             files.insert(path, Rc::clone(&file));
             file
         });
-        if file.is_due(refresh) {
+        // How long keys are fresh says nothing about a file that has none, or a bad version.
+        let is_good = file.is_loaded() && !file.is_refused();
+        if file.is_due(if is_good { refresh } else { refresh.min(DEFAULT_REFRESH) }) {
             // What is wrong with it has been logged; the last good keys stay.
             let _ = file.look(|(level, line)| request.log(level, &line));
+            if let Some(zone) = self.zone.get() {
+                file.publish(&zone, &mut |(level, line)| request.log(level, &line));
+            }
         }
         Some(file)
     }

@@ -74,7 +74,8 @@ fn file_source<'c>(
     }
     if path.contains(&b'$') {
         let path = line.conf.complex_value(path).ok_or(ConfError::Nginx(line.name))?;
-        let source = KeySource::FileByVariable(Rc::new(FileByVariable::new(path, format)));
+        let folder = line.conf.folder().ok_or(ConfError::Nginx(line.name))?;
+        let source = KeySource::FileByVariable(Rc::new(FileByVariable::new(path, folder, format)));
         line.main.sources.borrow_mut().push(source.clone());
         return Ok(source);
     }

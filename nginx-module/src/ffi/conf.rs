@@ -97,6 +97,13 @@ impl<'c> Conf<'c> {
         }
     }
 
+    /// The folder of nginx.conf, at which relative paths begin.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        // A name with the NUL behind it that `full_path` needs.
+        let file = self.full_path(c"x".to_bytes())?;
+        file.parent().map(Into::into)
+    }
+
     /// Compiles a regular expression.
     ///
     /// # Errors

@@ -7,9 +7,10 @@ use core::ptr::{self, NonNull};
 use core::slice;
 
 use nginx_sys::{
-    NGX_HTTP_OPTIONS, NGX_OK, ngx_http_complex_value, ngx_http_get_flushed_variable,
-    ngx_http_request_t, ngx_int_t, ngx_list_push, ngx_list_t, ngx_pnalloc, ngx_pool_cleanup_add,
-    ngx_str_t, ngx_table_elt_t, ngx_uint_t,
+    NGX_HTTP_OPTIONS, NGX_OK, ngx_http_complex_value, ngx_http_core_main_conf_t,
+    ngx_http_core_module, ngx_http_get_flushed_variable, ngx_http_request_t, ngx_int_t,
+    ngx_list_push, ngx_list_t, ngx_pnalloc, ngx_pool_cleanup_add, ngx_str_t, ngx_table_elt_t,
+    ngx_uint_t,
 };
 
 use super::conf::{ComplexValue, VariableIndex, bytes};
@@ -101,6 +102,28 @@ impl<'r> Request<'r> {
                 return &[];
             }
             bytes(&text)
+        }
+    }
+
+    /// The text of a key source's parameter, evaluated aside: what its variables come to here, from a token that
+    /// nobody has verified yet, must not stay in nginx's memory of variables (`r->variables`) for others to read.
+    pub(crate) fn key_parameter(&mut self, value: &ComplexValue) -> &'r [u8] {
+        if value.0.lengths.is_null() {
+            return self.complex_value(value);
+        }
+        // SAFETY: [I2] [I6] the core module's configuration tells how many indexed variables a request has; each is
+        // a plain C struct, which is put back as it was.
+        unsafe {
+            let r = self.r.as_ptr();
+            let core = (*(*r).main_conf.add((*(&raw const ngx_http_core_module)).ctx_index))
+                .cast::<ngx_http_core_main_conf_t>();
+            let count = (*core).variables.nelts;
+            let mut before = Vec::with_capacity(count);
+            ptr::copy_nonoverlapping((*r).variables, before.as_mut_ptr(), count);
+            before.set_len(count);
+            let text = self.complex_value(value);
+            ptr::copy_nonoverlapping(before.as_ptr(), (*r).variables, count);
+            text
         }
     }
 

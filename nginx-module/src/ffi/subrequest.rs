@@ -12,10 +12,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use nginx_sys::{
-    NGX_ERROR, NGX_HTTP_CLIENT_CLOSED_REQUEST, NGX_HTTP_SUBREQUEST_WAITED, NGX_OK, ngx_buf_t,
-    ngx_chain_t, ngx_http_post_subrequest_t, ngx_http_request_body_t, ngx_http_request_t,
-    ngx_http_subrequest, ngx_http_top_body_filter, ngx_http_top_header_filter, ngx_int_t,
-    ngx_palloc, ngx_pcalloc, ngx_str_t, ngx_table_elt_t, ngx_uint_t,
+    NGX_ERROR, NGX_HTTP_CLIENT_CLOSED_REQUEST, NGX_HTTP_SPECIAL_RESPONSE,
+    NGX_HTTP_SUBREQUEST_WAITED, NGX_OK, ngx_buf_t, ngx_chain_t, ngx_http_post_subrequest_t,
+    ngx_http_request_body_t, ngx_http_request_t, ngx_http_subrequest, ngx_http_top_body_filter,
+    ngx_http_top_header_filter, ngx_int_t, ngx_palloc, ngx_pcalloc, ngx_str_t, ngx_table_elt_t,
+    ngx_uint_t,
 };
 use ngx::core::Pool;
 
@@ -29,7 +30,11 @@ struct Collector {
     fetch: Rc<Fetch>,
     body: Vec<u8>,
     is_broken: bool,
+    /// Whether the end of the body was seen: nginx finalizes an answer that broke off as one that is complete.
+    is_complete: bool,
     is_done: bool,
+    /// How often nginx has turned the answer into an error page.
+    error_pages: u8,
     content_encoding: Option<String>,
 }
 
@@ -81,6 +86,8 @@ pub(super) unsafe fn start(r: *mut ngx_http_request_t, fetch: Rc<Fetch>) -> bool
             fetch,
             body: Vec::new(),
             is_broken: false,
+            is_complete: false,
+            error_pages: 0,
             // Until the subrequest runs there is nothing to abandon.
             is_done: true,
             content_encoding: None,
@@ -156,6 +163,9 @@ unsafe fn copy(r: *mut ngx_http_request_t, text: &[u8]) -> Option<ngx_str_t> {
     unsafe { super::Request::from_raw(r)?.copy(text) }
 }
 
+/// As many as nginx itself follows (`NGX_HTTP_MAX_URI_CHANGES`).
+const ERROR_PAGES: u8 = 10;
+
 const ON_DONE: unsafe extern "C" fn(*mut ngx_http_request_t, *mut c_void, ngx_int_t) -> ngx_int_t =
     on_done;
 
@@ -170,18 +180,26 @@ unsafe extern "C" fn on_done(
     if collector.is_done {
         return NGX_OK as ngx_int_t;
     }
-    collector.is_done = true;
     // SAFETY: [I2]
     let is_gone = unsafe { (*(*r).connection).error() != 0 };
     if rc == NGX_HTTP_CLIENT_CLOSED_REQUEST as ngx_int_t || is_gone {
         // The client whose request had started the fetch has left; that says nothing about the keys.
+        collector.is_done = true;
         collector.fetch.abandon();
         return rc;
     }
+    if rc >= NGX_HTTP_SPECIAL_RESPONSE as ngx_int_t && collector.error_pages < ERROR_PAGES {
+        // nginx makes its own answer now, or follows error_page, and comes back here.
+        collector.error_pages += 1;
+        collector.body.clear();
+        collector.content_encoding = None;
+        (collector.is_broken, collector.is_complete) = (false, false);
+        return rc;
+    }
+    collector.is_done = true;
     // SAFETY: [I2]
     let answered = unsafe { (*r).headers_out.status };
     let status = match u16::try_from(rc) {
-        // A status that nginx made itself, such as 502.
         Ok(status @ 300..) => status,
         _ if rc == NGX_ERROR as ngx_int_t => 502,
         _ => u16::try_from(answered).unwrap_or(502),
@@ -190,7 +208,7 @@ unsafe extern "C" fn on_done(
     let response = Response {
         status,
         content_encoding: collector.content_encoding.take(),
-        body: (!collector.is_broken).then_some(&*body),
+        body: (collector.is_complete && !collector.is_broken).then_some(&*body),
     };
     let ended = catch_unwind(AssertUnwindSafe(|| {
         collector.fetch.end(&response, |(level, line)| {
@@ -291,6 +309,7 @@ unsafe fn collect(collector: &mut Collector, buffer: &mut ngx_buf_t) {
         }
     }
     buffer.file_pos = buffer.file_last;
+    collector.is_complete |= buffer.last_buf() != 0 || buffer.last_in_chain() != 0;
 }
 
 /// A static file or a cached answer, which nginx has opened; it is read as nginx itself would.
