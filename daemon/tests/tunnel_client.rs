@@ -145,3 +145,35 @@ async fn a_waiting_websocket_is_pinged_and_needs_no_pong_a39() {
     assert!(!reading.is_finished(), "the channel has ended");
     drop(client);
 }
+
+/// Payload is left as it is only where both ends have agreed; towards anybody else it is masked (RFC 6455 §5.3).
+#[tokio::test]
+async fn the_zero_mask_is_for_servers_that_agreed_to_it() {
+    for (agreed, features) in [(true, r#", "features": ["zero-mask"]"#), (false, "")] {
+        let (server, url) = Server::start().await;
+        let connector = connector(&url, quick());
+        let connecting = tokio::spawn(async move { connector.connect().await });
+        let answer = format!(r#"{{"channel_id": 7, "version": "1.0.13"{features}}}"#);
+        server.answer("POST /channels ", &answer).await;
+        let mut control = server.websocket("GET /channels/7/connect ").await;
+        let client = connecting.await.unwrap().unwrap();
+        let port = echo().await;
+        let making =
+            tokio::spawn(async move { client.reverse("127.0.0.1", 0, ("127.0.0.1", port)).await });
+        server.answer("POST /channels/7/tunnels ", r#"{"tunnel_id": 1}"#).await;
+        making.await.unwrap().unwrap();
+        let request = wire::Message::NewConnection { tunnel_id: 1 };
+        binary(&mut control, &wire::encode_message(1, request)).await;
+        let mut ws = server.websocket("GET /channels/7/tunnels/1/connect ").await;
+        text(&mut ws, "pasten").await;
+        binary(&mut ws, b"eight by").await;
+        let mut frame = [0; 14];
+        timeout(LIMIT, ws.get_mut().read_exact(&mut frame)).await.unwrap().unwrap();
+        assert_eq!(frame[..2], [0x82, 0x88]);
+        let key = &frame[2..6];
+        assert_eq!(key == [0; 4], agreed, "{key:?}");
+        let unmasked: Vec<u8> =
+            frame[6..].iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+        assert_eq!(unmasked, b"eight by");
+    }
+}

@@ -17,12 +17,12 @@ use super::dial::dial;
 use super::entrance::{Entrance, Used};
 use super::exit::{self, DialError, ExitOptions, Served};
 use super::features::Features;
+use super::frames::DataSocket;
 use super::plain::{Origin, Plain, PlainListener};
 use super::session::{End, Options, Outcome, Side};
 use super::settings::{Settings, Timings};
 use super::stop::{Life, Stop, StopReason};
 use super::traffic::Traffic;
-use super::transport::WebSocket;
 use super::wire::{Message, shown};
 use crate::auth::Identity;
 use crate::logging::Throttle;
@@ -294,7 +294,7 @@ impl Context {
     }
 
     /// Serves one tunnel websocket to its end.
-    pub(super) async fn serve(self, ws: WebSocket) {
+    pub(super) async fn serve(self, ws: DataSocket) {
         let Self { tunnel, .. } = &self;
         let options = |side| {
             let Channel { features, traffic, .. } = &*self.channel;

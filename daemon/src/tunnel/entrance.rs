@@ -17,10 +17,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
+use super::frames::DataSocket;
 use super::plain::{Origin, Plain, PlainListener};
 use super::session::{self, Options, Outcome};
 use super::stop::Stop;
-use super::transport::{START, WebSocket, error_code, refuse};
+use super::transport::{START, error_code, refuse};
 use crate::logging::Throttle;
 
 /// Accepted connections that wait for a websocket; beyond that they wait in the kernel.
@@ -167,7 +168,7 @@ impl Entrance {
     /// of this client begins.
     pub(super) async fn serve(
         &self,
-        mut ws: WebSocket,
+        mut ws: DataSocket,
         options: Options,
         retired: &Stop,
         stop: &Stop,

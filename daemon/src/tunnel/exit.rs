@@ -10,10 +10,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
+use super::frames::DataSocket;
 use super::plain::Plain;
 use super::session::{self, Options, Outcome};
 use super::stop::Stop;
-use super::transport::{CHUNK, START, WebSocket, error_code, refuse};
+use super::transport::{CHUNK, START, error_code, refuse};
 
 /// Why a destination was not reached. The text is for logs; the other side only sees a close code.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +70,7 @@ pub(super) struct ExitOptions {
 ///
 /// `retired` ends a websocket that still waits; `stop` ends everything.
 pub(super) async fn serve<D>(
-    mut ws: WebSocket,
+    mut ws: DataSocket,
     options: ExitOptions,
     dial: impl FnOnce() -> D,
     retired: &Stop,
@@ -127,7 +128,7 @@ enum Start {
     Refused(CloseCode),
 }
 
-async fn wait_for_start(ws: &mut WebSocket, options: &ExitOptions, retired: &Stop) -> Start {
+async fn wait_for_start(ws: &mut DataSocket, options: &ExitOptions, retired: &Stop) -> Start {
     let give_up = Instant::now() + options.start;
     let ping = options.session.ping;
     loop {
@@ -163,7 +164,7 @@ async fn wait_for_start(ws: &mut WebSocket, options: &ExitOptions, retired: &Sto
 
 /// Reads into `early` up to a limit. Returns only if there is nobody left to dial for; a sender that has broken the
 /// protocol is to be told so by the code.
-async fn read_ahead(ws: &mut WebSocket, early: &mut Vec<Message>) -> Option<CloseCode> {
+async fn read_ahead(ws: &mut DataSocket, early: &mut Vec<Message>) -> Option<CloseCode> {
     let mut held = 0;
     while held < CHUNK {
         match ws.next().await {

@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 const HALF_CLOSE: &str = "half-close";
+const ZERO_MASK: &str = "zero-mask";
 const R7_STATUS: &str = "r7-status";
 
 /// The agreed extensions; the default is NETunnel's behaviour.
@@ -15,21 +16,27 @@ pub(super) struct Features {
     pub(super) half_close: bool,
     /// A tunnel websocket that cannot be had is refused by an HTTP status instead of a CLOSE after the upgrade.
     pub(super) r7_status: bool,
+    /// The client's payload is masked with a key of zeros, that is, not at all.
+    pub(super) zero_mask: bool,
 }
 
 impl Features {
     /// Everything that this implementation has.
-    pub(super) const ALL: Self = Self { half_close: true, r7_status: true };
+    pub(super) const ALL: Self = Self { half_close: true, r7_status: true, zero_mask: true };
 
     /// Those in the body of a request or answer that are known here.
     pub(super) fn from_body(body: &Value) -> Self {
         let offered = body.get("features").and_then(Value::as_array);
         let has = |name: &str| offered.is_some_and(|names| names.iter().any(|item| item == name));
-        Self { half_close: has(HALF_CLOSE), r7_status: has(R7_STATUS) }
+        Self { half_close: has(HALF_CLOSE), r7_status: has(R7_STATUS), zero_mask: has(ZERO_MASK) }
     }
 
     pub(super) fn names(self) -> Vec<&'static str> {
-        let names = [(self.half_close, HALF_CLOSE), (self.r7_status, R7_STATUS)];
+        let names = [
+            (self.half_close, HALF_CLOSE),
+            (self.r7_status, R7_STATUS),
+            (self.zero_mask, ZERO_MASK),
+        ];
         names.into_iter().filter_map(|(agreed, name)| agreed.then_some(name)).collect()
     }
 }

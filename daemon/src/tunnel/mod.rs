@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! wire      control messages            control   requests and replies over one websocket
-//! transport websocket over TCP or TLS   session   the copy loop of one connection
+//! frames    websockets for payload
+//! transport byte streams and websockets session   the copy loop of one connection
 //! plain     TCP and UNIX sockets of programs
 //! entrance  listener and websockets     exit      start message and dial
 //! policy, address, dial                 who may reach and bind what, judged again at every connection
@@ -28,6 +29,7 @@ mod dial;
 mod entrance;
 mod exit;
 mod features;
+mod frames;
 mod operator;
 mod plain;
 mod policy;

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::task::TaskTracker;
 
@@ -24,7 +25,7 @@ use super::routes;
 use super::settings::Settings;
 use super::stop::{Stop, StopReason};
 use super::traffic::{Counts, Traffic};
-use super::transport::{Purpose, accept, refuse};
+use super::transport::{accept, accept_data, control as control_websocket, refuse};
 use super::wire::shown;
 use crate::auth::{Authenticator, Identity};
 use crate::revocation::Revocations;
@@ -310,7 +311,8 @@ impl Server {
                 ident = %shown(channel.owner.identifier()), "channel opened");
             let (end, ws) = match upgraded(upgrade).await {
                 Some(upgraded) => {
-                    let ws = accept(upgraded, Purpose::Control).await;
+                    let (transport, early) = accept(upgraded);
+                    let ws = control_websocket(transport, early, Role::Server).await;
                     // The server asks and the client acts; a NETunnel server, too, takes any known request
                     // without doing anything.
                     let handler = |id, message: Result<_, _>| match message {
@@ -375,7 +377,7 @@ impl Server {
         tasks.spawn(async move {
             let _slot = slot;
             if let Some(upgraded) = upgraded(upgrade).await {
-                context.serve(accept(upgraded, Purpose::Data).await).await;
+                context.serve(accept_data(upgraded)).await;
             }
         });
     }
@@ -397,7 +399,7 @@ impl Server {
         };
         self.tasks.spawn(async move {
             if let Some(upgraded) = upgraded(upgrade).await {
-                refuse(accept(upgraded, Purpose::Control).await, code, reason).await;
+                refuse(accept_data(upgraded), code, reason).await;
             }
         });
     }

@@ -19,14 +19,18 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use super::frames::DataSocket;
 use super::plain::Plain;
 use super::settings::Timings;
 use super::stop::{Stop, StopReason};
 use super::traffic::Traffic;
-use super::transport::{CHUNK, WebSocket, close_message, error_code, farewell};
+use super::transport::{CHUNK, close_message, error_code, farewell};
 
 /// Received data that waits for the TCP side; beyond it the websocket is not read.
-const INBOUND_LIMIT: usize = CHUNK;
+const INBOUND_LIMIT: usize = 32 * 1024;
+
+/// Buffers are given back when nothing has moved for so long.
+const RELEASE: Duration = Duration::from_secs(1);
 
 /// "The other side was reset": only between ends that agreed on half-close.
 const CLOSE_RESET: u16 = 4001;
@@ -110,7 +114,7 @@ pub(super) struct Outcome {
 /// Copies in both directions until the end. `early` is what the websocket brought before the TCP side
 /// existed.
 pub(super) async fn run(
-    ws: WebSocket,
+    ws: DataSocket,
     tcp: Plain,
     early: Vec<Message>,
     options: Options,
@@ -119,6 +123,7 @@ pub(super) async fn run(
     let traffic = options.traffic.clone();
     let _open = traffic.opened();
     let mut session = Session::new(ws, tcp, options);
+    session.ws.keep_buffer();
     for message in early {
         session.on_message(message);
     }
@@ -158,7 +163,7 @@ enum Delivering {
 }
 
 struct Session {
-    ws: WebSocket,
+    ws: DataSocket,
     tcp: Plain,
     options: Options,
     receiving: Receiving,
@@ -175,6 +180,8 @@ struct Session {
     ending_since: Instant,
     /// Set when the rest is only a matter of saying so: the end to report.
     doomed: Option<End>,
+    /// What is read from the TCP side. Its memory is used again and again, as long as something moves.
+    chunk: BytesMut,
     inbound: VecDeque<Bytes>,
     inbound_bytes: usize,
     /// End markers that wait until the websocket takes them.
@@ -192,7 +199,7 @@ struct Session {
 }
 
 impl Session {
-    fn new(ws: WebSocket, tcp: Plain, options: Options) -> Self {
+    fn new(ws: DataSocket, tcp: Plain, options: Options) -> Self {
         let now = Instant::now();
         Self {
             ws,
@@ -206,6 +213,7 @@ impl Session {
             stopped: None,
             ending_since: now,
             doomed: None,
+            chunk: BytesMut::new(),
             inbound: VecDeque::new(),
             inbound_bytes: 0,
             outbound: VecDeque::new(),
@@ -424,15 +432,17 @@ impl Session {
             // First room in the websocket, then a read: nothing is taken that cannot be passed on.
             ready!(Pin::new(&mut self.ws).poll_ready(cx))?;
             if self.tcp.poll_read_ready(cx).is_ready() {
-                // Allocated only now that something is there: a silent connection holds no buffer.
-                let mut chunk = BytesMut::with_capacity(CHUNK);
-                match self.tcp.try_read_buf(&mut chunk) {
+                // Allocated only now that something is there: a silent connection holds no buffer. What was sent
+                // before is written and dropped, so this takes its memory.
+                self.chunk.reserve(CHUNK);
+                match self.tcp.try_read_buf(&mut self.chunk) {
                     Ok(0) => self.on_eof(),
                     Ok(length) => {
                         self.sent += length as u64;
                         self.options.traffic.sent(length);
                         self.carried = Instant::now();
-                        Pin::new(&mut self.ws).start_send(Message::Binary(chunk.freeze()))?;
+                        Pin::new(&mut self.ws)
+                            .start_send(Message::Binary(self.chunk.split().freeze()))?;
                         self.flushing = true;
                     }
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
@@ -547,7 +557,14 @@ impl Session {
 
     /// `Ready(Some)`: the session is over; `Ready(None)`: look again; `Pending`: the timer is armed.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
-        let Some(deadline) = self.deadline() else { return Poll::Pending };
+        if self.moved.elapsed() >= RELEASE {
+            self.chunk = BytesMut::new();
+            self.ws.release_buffer();
+        }
+        let holds = self.chunk.capacity() > 0 || self.ws.holds_buffer();
+        let release = holds.then(|| self.moved + RELEASE);
+        let ending = self.deadline();
+        let Some(deadline) = release.into_iter().chain(ending).min() else { return Poll::Pending };
         // The clock decides, not the timer: under load the runtime may hold the timer back.
         if Instant::now() < deadline {
             // Armed too early is fine, it is then armed again; so a busy connection rarely touches its timer.
@@ -558,7 +575,10 @@ impl Session {
             self.timer.as_mut().reset(deadline);
             ready!(self.timer.as_mut().poll(cx));
         }
-        self.expire()
+        match ending {
+            Some(ending) if Instant::now() >= ending => self.expire(),
+            _ => Poll::Ready(None),
+        }
     }
 
     fn expire(&mut self) -> Poll<Option<End>> {

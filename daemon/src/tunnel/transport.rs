@@ -1,6 +1,6 @@
 //! The byte stream under a websocket, and the websocket itself with limits that are never the library's.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,12 +21,14 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use super::frames::DataSocket;
+
 /// The largest data message that is taken, as NETunnel's library takes it.
 pub(super) const MAX_DATA_MESSAGE: usize = 4 * 1024 * 1024;
 
-/// Payload of a data message of ours: large enough that framing costs nothing, small enough that two of
-/// them per direction stay far below the memory limit of a connection.
-pub(super) const CHUNK: usize = 64 * 1024;
+/// Payload of a data message of ours, and one read of a socket: large enough that framing and system calls cost
+/// little, small enough that one for each direction stays within the memory limit of a connection.
+pub(super) const CHUNK: usize = 96 * 1024;
 
 /// The start message: the exit connects to its destination when it arrives.
 pub(super) const START: &str = "pasten";
@@ -34,7 +36,7 @@ pub(super) const START: &str = "pasten";
 /// How long a websocket that is only refused or abandoned may take to end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// A websocket of either role.
+/// A control websocket of either role.
 pub(super) type WebSocket = WebSocketStream<Transport>;
 
 /// The byte stream below a websocket.
@@ -75,6 +77,26 @@ impl AsyncWrite for Transport {
         }
     }
 
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Upgraded(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Upgraded(stream) => stream.is_write_vectored(),
+        }
+    }
+
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
@@ -92,53 +114,48 @@ impl AsyncWrite for Transport {
     }
 }
 
-/// What a websocket is for; it decides the limits.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Purpose {
-    Control,
-    Data,
+/// The limits of a control websocket. No library default stays: those allow 64 MiB messages, an unbounded write
+/// buffer and 128 KiB of read buffer for each.
+fn control_config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        // A control message is under 200 bytes.
+        .read_buffer_size(4 * 1024)
+        // Messages go to the socket at once; what it does not take is the backpressure.
+        .write_buffer_size(0)
+        .max_write_buffer_size(4 * super::wire::MAX_MESSAGE_BYTES)
+        .max_message_size(Some(super::wire::MAX_MESSAGE_BYTES))
+        .max_frame_size(Some(super::wire::MAX_MESSAGE_BYTES))
 }
 
-impl Purpose {
-    /// No library default stays: those allow 64 MiB messages, an unbounded write buffer and 128 KiB of
-    /// read buffer for each waiting websocket.
-    pub(super) fn config(self) -> WebSocketConfig {
-        let (read, message) = match self {
-            // A control message is under 200 bytes.
-            Self::Control => (4 * 1024, super::wire::MAX_MESSAGE_BYTES),
-            // Allocated for waiting websockets too, so a quarter of a chunk.
-            Self::Data => (16 * 1024, MAX_DATA_MESSAGE),
-        };
-        WebSocketConfig::default()
-            .read_buffer_size(read)
-            // Messages go to the socket at once; what it does not take is the backpressure.
-            .write_buffer_size(0)
-            .max_write_buffer_size(4 * CHUNK)
-            .max_message_size(Some(message))
-            .max_frame_size(Some(message))
-    }
+/// Makes a control websocket out of a byte stream after its handshake; `early` are bytes that came right behind it.
+pub(super) async fn control(transport: Transport, early: Bytes, role: Role) -> WebSocket {
+    let (early, config) = (early.to_vec(), Some(control_config()));
+    WebSocketStream::from_partially_read(transport, early, role, config).await
 }
 
-/// Makes the server's end of a websocket out of an upgraded HTTP connection.
-pub(super) async fn accept(upgraded: Upgraded, purpose: Purpose) -> WebSocket {
+/// Takes the byte stream out of an upgraded HTTP connection, with what came in one packet with the request.
+pub(super) fn accept(upgraded: Upgraded) -> (Transport, Bytes) {
     let (transport, early) = unwrap(upgraded);
     if let Transport::Tcp(stream) = &transport {
         tune(stream);
     }
-    // `early` holds frames that came in one packet with the request; they are the first to be read.
-    WebSocketStream::from_partially_read(
-        transport,
-        early.to_vec(),
-        Role::Server,
-        Some(purpose.config()),
-    )
-    .await
+    (transport, early)
+}
+
+/// The server's end of a tunnel websocket.
+pub(super) fn accept_data(upgraded: Upgraded) -> DataSocket {
+    let (transport, early) = accept(upgraded);
+    DataSocket::new(transport, Role::Server, &early, false)
 }
 
 /// Takes the socket out of hyper's wrappers, whichever of its servers was used.
 pub(super) fn unwrap(upgraded: Upgraded) -> (Transport, Bytes) {
     let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => return (Transport::Tcp(parts.io.into_inner()), parts.read_buf),
+        Err(upgraded) => upgraded,
+    };
+    let upgraded = match upgraded.downcast::<TokioIo<Transport>>() {
+        Ok(parts) => return (parts.io.into_inner(), parts.read_buf),
         Err(upgraded) => upgraded,
     };
     match upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
@@ -179,7 +196,7 @@ pub(super) async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, 
 ///
 /// The write side ends at once. Reading goes on for a moment: bytes that arrive at a closed socket make
 /// the kernel send RST, which can overtake the CLOSE.
-pub(super) async fn refuse(mut ws: WebSocket, code: CloseCode, reason: &'static str) {
+pub(super) async fn refuse(mut ws: DataSocket, code: CloseCode, reason: &'static str) {
     let _ = timeout(FAREWELL, ws.send(close_message(code, reason))).await;
     farewell(ws.get_mut(), FAREWELL).await;
 }

@@ -56,8 +56,8 @@ pub struct Args {
     #[arg(short = 'L', long, value_name = "LISTEN:HOST:PORT", value_parser = spec::forward)]
     forward: Vec<Spec>,
 
-    /// A tunnel from the server's side: PORT or ADDRESS:PORT there, then HOST:PORT or /SOCKET as seen from here. May be
-    /// repeated.
+    /// A tunnel from the server's side: PORT or ADDRESS:PORT there, then HOST:PORT or /SOCKET as seen from here. May
+    /// be repeated.
     #[arg(short = 'R', long = "reverse-tunnel", value_name = "LISTEN:TARGET", value_parser = spec::reverse)]
     reverse_tunnels: Vec<Spec>,
 

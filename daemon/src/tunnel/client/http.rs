@@ -4,21 +4,26 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::http::{Request, Response, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Collected, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use reqwest::{Method, StatusCode, Url};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_tungstenite::client_async_with_config;
-use tokio_tungstenite::tungstenite;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::credentials::{CredentialError, Credentials};
 use super::error::ClientError;
 use super::network::{Network, endpoint, tls_config};
-use crate::tunnel::transport::{Purpose, Transport, WebSocket};
+use crate::tunnel::transport::{Transport, unwrap};
 use crate::tunnel::wire::shown;
 
 /// Time to reach the server and to finish the handshakes.
@@ -26,6 +31,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// Time for an answer. Deleting a tunnel gracefully may take the server four minutes.
 const ANSWER: Duration = Duration::from_secs(300);
+
+/// The most that is read of an answer that refuses a websocket.
+const REFUSAL: usize = 64 * 1024;
 
 /// A server, and how to talk to it.
 #[derive(Debug)]
@@ -107,7 +115,7 @@ impl Http {
         let status = response.status();
         let json = response
             .headers()
-            .get(reqwest::header::CONTENT_TYPE)
+            .get(header::CONTENT_TYPE)
             .and_then(|kind| kind.to_str().ok())
             .is_some_and(|kind| kind.starts_with("application/json"));
         let text = response.text().await.map_err(|error| self.unreachable(error))?;
@@ -148,14 +156,10 @@ impl Http {
         if status.is_success() { Ok(text) } else { Err(self.refused(status, self.quoted(&text))) }
     }
 
-    /// Opens a websocket.
-    pub(super) async fn websocket(
-        &self,
-        path: &str,
-        purpose: Purpose,
-    ) -> Result<WebSocket, ClientError> {
+    /// Opens a websocket: the byte stream after the handshake, and bytes that came right behind it.
+    pub(super) async fn websocket(&self, path: &str) -> Result<(Transport, Bytes), ClientError> {
         let token = self.token().await?;
-        let connect = self.websocket_once(path, purpose, token.as_deref());
+        let connect = self.websocket_once(path, token.as_deref());
         match timeout(CONNECT, connect).await {
             Ok(Err(error @ ClientError::Unauthorized { .. })) => {
                 // The caller tries again; then with a fresh token.
@@ -174,40 +178,61 @@ impl Http {
         }
     }
 
+    /// The client's half of the handshake (RFC 6455 §4.1).
     async fn websocket_once(
         &self,
         path: &str,
-        purpose: Purpose,
         token: Option<&str>,
-    ) -> Result<WebSocket, ClientError> {
-        let unreachable = |source: tungstenite::Error| ClientError::Unreachable {
-            server: self.server().to_owned(),
-            source: source.into(),
-        };
-        // http becomes ws, https becomes wss.
-        let url = format!("ws{}", self.url(path).trim_start_matches("http"));
-        let mut request = url.into_client_request().map_err(unreachable)?;
+    ) -> Result<(Transport, Bytes), ClientError> {
+        let transport = self.transport().await.map_err(|error| self.broken(error.into()))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(transport))
+            .await
+            .map_err(|error| self.broken(error.into()))?;
+        // Ends with the upgrade, or when the sender is dropped.
+        tokio::spawn(connection.with_upgrades());
+        let key = generate_key();
+        let target = format!("{}{path}", self.base.path().trim_end_matches('/'));
+        let host = host_of(&self.base);
+        let mut request = Request::get(target)
+            .header(header::HOST, host)
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "websocket")
+            .header(header::SEC_WEBSOCKET_VERSION, "13")
+            .header(header::SEC_WEBSOCKET_KEY, &key);
         if let Some(token) = token {
-            let value =
-                format!("Bearer {token}").parse().map_err(|_| CredentialError::NotAToken)?;
-            request.headers_mut().insert(AUTHORIZATION, value);
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let transport = self.transport().await.map_err(|error| unreachable(error.into()))?;
-        match client_async_with_config(request, transport, Some(purpose.config())).await {
-            Ok((ws, _)) => Ok(ws),
-            Err(tungstenite::Error::Http(response)) => {
-                let status = StatusCode::from_u16(response.status().as_u16()).unwrap_or_default();
-                let body = response.body().as_deref().unwrap_or_default();
-                let reason = match serde_json::from_slice::<Value>(body) {
-                    Ok(value) => {
-                        value.get("error").and_then(Value::as_str).unwrap_or_default().to_owned()
-                    }
-                    Err(_) => String::new(),
-                };
-                Err(self.refused(status, &reason))
-            }
-            Err(error) => Err(unreachable(error)),
+        let request = request.body(Body::empty()).map_err(|_| CredentialError::NotAToken)?;
+        let mut response =
+            sender.send_request(request).await.map_err(|error| self.broken(error.into()))?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.no_websocket(response).await);
         }
+        let accepted = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
+        if accepted.is_none_or(|accept| accept != derive_accept_key(key.as_bytes()).as_str()) {
+            return Err(ClientError::NotNetunnel {
+                server: self.server().to_owned(),
+                what: "its answer to a websocket is of another handshake",
+            });
+        }
+        let upgraded = hyper::upgrade::on(&mut response).await;
+        Ok(unwrap(upgraded.map_err(|error| self.broken(error.into()))?))
+    }
+
+    /// The error of an answer that is no websocket.
+    async fn no_websocket(&self, response: Response<Incoming>) -> ClientError {
+        let status = response.status();
+        let body = Limited::new(response.into_body(), REFUSAL).collect().await;
+        let body = body.map(Collected::to_bytes).unwrap_or_default();
+        let reason = match serde_json::from_slice::<Value>(&body) {
+            Ok(value) => value.get("error").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            Err(_) => String::new(),
+        };
+        self.refused(status, &reason)
+    }
+
+    fn broken(&self, source: super::error::Cause) -> ClientError {
+        ClientError::Unreachable { server: self.server().to_owned(), source }
     }
 
     async fn transport(&self) -> io::Result<Transport> {
@@ -245,6 +270,12 @@ impl Http {
             _ => ClientError::Refused { server, status, reason },
         }
     }
+}
+
+/// The Host header for a URL.
+fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// An error text of the server: escaped, and long enough for the longest one of NETunnel.

@@ -35,18 +35,20 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{RwLock, watch};
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::task::TaskTracker;
 
 use super::control::{self, Control, ControlEnd};
 use super::entrance::{self, Used};
 use super::exit::{self, DialError, ExitOptions, Served};
 use super::features::Features;
+use super::frames::DataSocket;
 use super::plain::{Origin, Plain, PlainListener};
 use super::session::{Options, Outcome, Side};
 use super::settings::{PROTOCOL_VERSION, Timings};
 use super::stop::{Life, Stop, StopReason};
 use super::traffic::{Counts, Traffic};
-use super::transport::{Purpose, WebSocket};
+use super::transport::{WebSocket, control as control_websocket};
 use super::wire::{Message, MessageError};
 use crate::logging::Throttle;
 pub use credentials::{CredentialError, Credentials};
@@ -176,7 +178,8 @@ impl Connector {
         let channel = channel.ok_or_else(|| not_netunnel("the answer has no channel_id"))?;
         let version = answer.get("version").and_then(Value::as_str).unwrap_or_default();
         let path = format!("/channels/{channel}/connect");
-        let ws = self.http.websocket(&path, Purpose::Control).await?;
+        let (transport, early) = self.http.websocket(&path).await?;
+        let ws = control_websocket(transport, early, Role::Client).await;
         let (control, queue) = Control::new(&self.timings);
         let shared = Arc::new(Shared {
             http: self.http.clone(),
@@ -414,9 +417,10 @@ impl Shared {
         })
     }
 
-    async fn tunnel_websocket(&self, id: u64) -> Result<WebSocket, ClientError> {
+    async fn tunnel_websocket(&self, id: u64) -> Result<DataSocket, ClientError> {
         let path = format!("/channels/{}/tunnels/{id}/connect", self.channel);
-        self.http.websocket(&path, Purpose::Data).await
+        let (transport, early) = self.http.websocket(&path).await?;
+        Ok(DataSocket::new(transport, Role::Client, &early, self.features.zero_mask))
     }
 
     /// Serves the control channel; when it ends, everything of the channel does.
@@ -494,7 +498,7 @@ impl Shared {
     }
 
     /// Lets `ws` wait at the entrance.
-    fn enter(self: Arc<Self>, lane: &Arc<Lane>, entrance: &Entrance, ws: WebSocket) {
+    fn enter(self: Arc<Self>, lane: &Arc<Lane>, entrance: &Entrance, ws: DataSocket) {
         let (life, entrance) = (lane.life.clone(), entrance.entrance.clone());
         lane.life.tasks.spawn(async move {
             let options = self.options(Side::Entrance);

@@ -1,0 +1,300 @@
+//! The websocket of one tunnelled connection.
+//!
+//! A general library copies each payload into its own buffer, masks it there and waits for whole messages. Here
+//! payload goes from one socket to the other in the buffer into which it was read, next to its header in one vectored
+//! write; pieces of a message are handed on as they come. The interface is the library's, so that entrance, exit and
+//! session read as if it were used; control websockets do use it.
+
+mod parser;
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures_util::{Sink, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::transport::{CHUNK, Transport};
+use parser::{Parser, apply_mask};
+
+/// Room for one read where readiness is not known before: a TLS record.
+const RECORD: usize = 16 * 1024;
+
+/// The longest frame header: two bytes, a length of eight, a mask of four.
+const HEADER: usize = 14;
+
+/// A websocket for payload, of either role.
+#[derive(Debug)]
+pub(super) struct DataSocket {
+    transport: Transport,
+    parser: Parser,
+    input: BytesMut,
+    /// The buffer of `input` stays while there is nothing to read: payload is on its way.
+    keeps_buffer: bool,
+    /// Whole frames that are being written, the first perhaps in part.
+    output: VecDeque<Bytes>,
+    /// The answer to the latest ping, which waits until the frame before it is written.
+    pong: Option<Bytes>,
+    masking: Masking,
+    close_sent: bool,
+    /// Nothing is read any more: CLOSE has come, or an error or the end.
+    ended: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Masking {
+    /// We are the server.
+    None,
+    /// A key of zeros, which changes nothing. The mask protects caches between that take payload for a request
+    /// (RFC 6455 §10.3); it does not protect the payload. Both ends have agreed to do without.
+    Zero,
+    Random,
+}
+
+impl DataSocket {
+    /// A websocket after its handshake. `early` are bytes that came right behind it.
+    pub(super) fn new(transport: Transport, role: Role, early: &[u8], zero_mask: bool) -> Self {
+        let masking = match role {
+            Role::Server => Masking::None,
+            Role::Client if zero_mask => Masking::Zero,
+            Role::Client => Masking::Random,
+        };
+        Self {
+            transport,
+            parser: Parser::new(role == Role::Server),
+            input: early.into(),
+            keeps_buffer: false,
+            output: VecDeque::new(),
+            pong: None,
+            masking,
+            close_sent: false,
+            ended: false,
+        }
+    }
+
+    /// The byte stream below.
+    pub(super) fn get_mut(&mut self) -> &mut Transport {
+        &mut self.transport
+    }
+
+    /// From now on a buffer for reading is kept, until [`DataSocket::release_buffer`]: taking one for each read, and
+    /// giving it back to the system, costs more than reading.
+    pub(super) fn keep_buffer(&mut self) {
+        self.keeps_buffer = true;
+    }
+
+    pub(super) fn holds_buffer(&self) -> bool {
+        self.input.is_empty() && self.input.capacity() > 0
+    }
+
+    pub(super) fn release_buffer(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+    }
+
+    fn queue(&mut self, message: Message) {
+        let (opcode, payload) = match message {
+            Message::Text(text) => (1, Bytes::from(text)),
+            Message::Binary(data) => (2, data),
+            Message::Ping(data) => (9, data),
+            Message::Pong(data) => (10, data),
+            Message::Close(frame) => (
+                8,
+                frame.map_or_else(Bytes::new, |frame| {
+                    let mut payload = BytesMut::with_capacity(2 + frame.reason.len());
+                    payload.put_u16(frame.code.into());
+                    payload.put_slice(frame.reason.as_bytes());
+                    payload.freeze()
+                }),
+            ),
+            // Not made here.
+            Message::Frame(_) => return,
+        };
+        let mut header = BytesMut::with_capacity(HEADER);
+        header.put_u8(0x80 | opcode);
+        let flag = if self.masking == Masking::None { 0 } else { 0x80 };
+        match payload.len() {
+            length @ 0..=125 => header.put_u8(flag | length as u8),
+            length @ 126..=0xffff => {
+                header.put_u8(flag | 126);
+                header.put_u16(length as u16);
+            }
+            length => {
+                header.put_u8(flag | 127);
+                header.put_u64(length as u64);
+            }
+        }
+        let payload = match self.masking {
+            Masking::None => payload,
+            Masking::Zero => {
+                header.put_slice(&[0; 4]);
+                payload
+            }
+            Masking::Random => {
+                let mut key = [0; 4];
+                aws_lc_rs::rand::fill(&mut key).expect("the system's random generator works");
+                header.put_slice(&key);
+                // In place where nobody else has it, which is the rule.
+                let mut payload = payload.try_into_mut().unwrap_or_else(|shared| shared[..].into());
+                apply_mask(&mut payload, key, 0);
+                payload.freeze()
+            }
+        };
+        self.output.push_back(header.freeze());
+        if !payload.is_empty() {
+            self.output.push_back(payload);
+        }
+    }
+
+    /// Writes what is queued.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.output.is_empty() {
+                match self.pong.take() {
+                    Some(data) if !self.close_sent => self.queue(Message::Pong(data)),
+                    _ => return Poll::Ready(Ok(())),
+                }
+            }
+            let mut slices = [IoSlice::new(&[]), IoSlice::new(&[])];
+            for (slice, bytes) in slices.iter_mut().zip(&self.output) {
+                *slice = IoSlice::new(bytes);
+            }
+            let count = self.output.len().min(slices.len());
+            let written = Pin::new(&mut self.transport).poll_write_vectored(cx, &slices[..count]);
+            let mut written = ready!(written)?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            while let Some(front) = self.output.front_mut()
+                && written > 0
+            {
+                let part = written.min(front.len());
+                front.advance(part);
+                written -= part;
+                if front.is_empty() {
+                    self.output.pop_front();
+                }
+            }
+        }
+    }
+
+    /// Reads once. A websocket that waits for its connection holds no buffer.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Transport::Tcp(stream) = &self.transport {
+            loop {
+                if stream.poll_read_ready(cx)?.is_pending() {
+                    if !self.keeps_buffer {
+                        self.release_buffer();
+                    }
+                    return Poll::Pending;
+                }
+                // To the end of the frame and over the next header: so one read of a long transfer brings one
+                // frame, which leaves in one write.
+                let most = self.parser.left().unwrap_or(CHUNK).min(CHUNK) + HEADER;
+                self.input.reserve(most);
+                match stream.try_read_buf(&mut (&mut self.input).limit(most)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return Poll::Ready(result),
+                }
+            }
+        }
+        let mut space = [0; RECORD];
+        let mut buffer = ReadBuf::new(&mut space);
+        ready!(Pin::new(&mut self.transport).poll_read(cx, &mut buffer))?;
+        self.input.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    fn on_message(&mut self, message: &Message) {
+        match message {
+            Message::Ping(data) if !self.close_sent => self.pong = Some(data.clone()),
+            Message::Close(frame) => {
+                self.ended = true;
+                if !self.close_sent {
+                    // RFC 6455 §5.5.1: the answer, with the code that came.
+                    self.queue(Message::Close(frame.clone()));
+                    self.close_sent = true;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Stream for DataSocket {
+    type Item = Result<Message, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        // An answer to a ping leaves even if its receiver never writes. A failure is found by reading, too.
+        if this.pong.is_some() {
+            let _ = this.poll_drain(cx);
+        }
+        loop {
+            match this.parser.next(&mut this.input) {
+                Ok(None) => {}
+                Ok(Some(message)) => {
+                    this.on_message(&message);
+                    if this.pong.is_some() {
+                        let _ = this.poll_drain(cx);
+                    }
+                    return Poll::Ready(Some(Ok(message)));
+                }
+                Err(error) => {
+                    this.ended = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+            match ready!(this.poll_fill(cx)) {
+                Ok(0) => {
+                    this.ended = true;
+                    let error = ProtocolError::ResetWithoutClosingHandshake;
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    this.ended = true;
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+            }
+        }
+    }
+}
+
+impl Sink<Message> for DataSocket {
+    type Error = Error;
+
+    /// Ready when everything before is written: one message is held at most.
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.get_mut().poll_drain(cx).map_err(Error::from)
+    }
+
+    fn start_send(self: Pin<&mut Self>, message: Message) -> Result<(), Error> {
+        let this = self.get_mut();
+        if this.close_sent {
+            return Err(ProtocolError::SendAfterClosing.into());
+        }
+        this.close_sent = message.is_close();
+        this.queue(message);
+        Ok(())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.transport).poll_flush(cx).map_err(Error::from)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.poll_flush(cx)
+    }
+}
