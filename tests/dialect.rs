@@ -156,6 +156,8 @@ fn the_log_lines_are_its_own() {
             location /value { auth_jwt r; auth_jwt_require $arg_x; proxy_pass http://SERVICE; }
             location /sub { auth_jwt r; auth_jwt_revocation_list_sub DIR/public/revoked-sub.json; proxy_pass http://SERVICE; }
             location /kid { auth_jwt r; auth_jwt_revocation_list_kid DIR/public/revoked-kid.json; proxy_pass http://SERVICE; }
+            location = /_absent { internal; return 404; }
+            location /asked { auth_jwt r; auth_jwt_key_inherit off; auth_jwt_key_request /_absent keyval; proxy_pass http://SERVICE; }
             location /keyless { auth_jwt r; auth_jwt_key_inherit off; auth_jwt_key_file $arg_file; proxy_pass http://SERVICE; }
         }",
     );
@@ -211,6 +213,8 @@ fn the_log_lines_are_its_own() {
         Some(&key.token("me")),
         "rejected due to without signature key",
     );
+    nginx.expect_log(&["auth_jwt: failed to load jwks file: \"/nowhere\""]);
+    expect("/asked", Some(&key.token("me")), "failed to load key: \"/_absent\"");
     // A kid that the list does not have, and a token without one.
     assert_eq!(nginx.get_with("/kid", &key.token("me")).status, 200);
 }

@@ -8,8 +8,10 @@ use jwt_core::{ClaimsSet, Compact, dangerous};
 use crate::conf::LocConf;
 use crate::error::{Cause, Reason, Refusal};
 use crate::ffi::Request;
+use crate::key_request::{Fetch, Response};
 use crate::log::escape;
 use crate::rules::{Mismatch, Rule};
+use crate::watched_file::{Format, WatchedFile};
 
 /// Whose habits the defaults follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,6 +132,29 @@ fn late_text(
         }
         other => format!("rejected due to {}", other.name()),
     }
+}
+
+/// The log lines of kjdev's module for keys that a subrequest did not bring.
+pub(crate) fn kjdev_fetch_lines(fetch: &Fetch, response: &Response<'_>) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(encoding) = &response.content_encoding {
+        lines.push(format!(
+            "auth_jwt: JWKS subrequest returned compressed response (Content-Encoding: {}), rejecting",
+            escape(encoding)
+        ));
+    }
+    lines.push(format!("auth_jwt: failed to load {}: \"{}\"", noun(fetch.format()), fetch.show()));
+    lines
+}
+
+/// The log line of kjdev's module for a file that can't be used.
+pub(crate) fn kjdev_file_line(file: &WatchedFile) -> String {
+    let path = escape(&file.path().display().to_string());
+    format!("auth_jwt: failed to load {} file: \"{path}\"", noun(file.format()))
+}
+
+fn noun(format: Format) -> &'static str {
+    if format == Format::Keyval { "key" } else { "jwks" }
 }
 
 fn rule_text(mismatch: &Mismatch) -> String {

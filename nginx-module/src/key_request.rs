@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use jwt_core::{JwkSet, limits};
 
+use crate::dialect::{Dialect, kjdev_fetch_lines};
 use crate::ffi::{ComplexValue, Request, Sleeper, Zone};
 use crate::key_source::Patience;
 use crate::log::{Level, escape};
@@ -173,10 +174,11 @@ impl KeyRequest {
         if request.start_subrequest(Rc::clone(&fetch)) {
             return Fetched::Wait;
         }
-        fetch
-            .end(&Response { status: 500, content_encoding: None, body: None }, |(level, line)| {
-                request.log(level, &line)
-            });
+        fetch.end(
+            &Response { status: 500, content_encoding: None, body: None },
+            request.main_conf().dialect.get(),
+            |(level, line)| request.log(level, &line),
+        );
         fetch.last_good()
     }
 
@@ -237,6 +239,10 @@ impl Fetch {
         }
     }
 
+    pub(crate) fn format(&self) -> Format {
+        self.format
+    }
+
     pub(crate) fn uri(&self) -> &[u8] {
         &self.uri
     }
@@ -281,12 +287,13 @@ impl Fetch {
         [b"request:", self.format.name().as_bytes(), b":", &*self.uri].concat()
     }
 
-    fn show(&self) -> String {
+    /// For log lines.
+    pub(crate) fn show(&self) -> String {
         escape(&String::from_utf8_lossy(&self.uri))
     }
 
     /// The subrequest has ended, in whatever way: those who wait go on.
-    pub(crate) fn end(&self, response: &Response<'_>, mut log: impl FnMut(Line)) {
+    pub(crate) fn end(&self, response: &Response<'_>, dialect: Dialect, mut log: impl FnMut(Line)) {
         match self.take(response, &mut log) {
             Ok(()) => {
                 self.fetched.set(Some(Instant::now()));
@@ -295,6 +302,11 @@ impl Fetch {
             }
             Err(error) => {
                 self.failed.set(Some(Instant::now()));
+                if dialect.is_kjdev() {
+                    for line in kjdev_fetch_lines(self, response) {
+                        log((Level::Error, line));
+                    }
+                }
                 log((
                     Level::Error,
                     format!(

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jwt_core::{JwkSet, Policy};
 
+use crate::dialect::kjdev_file_line;
 use crate::ffi::{ComplexValue, Request, Zone};
 use crate::key_request::{Fetched, KeyRequest};
 use crate::log::{Level, escape};
@@ -92,7 +93,10 @@ impl FileByVariable {
         let is_good = file.is_loaded() && !file.is_refused();
         if file.is_due(if is_good { refresh } else { refresh.min(DEFAULT_REFRESH) }) {
             // What is wrong with it has been logged; the last good keys stay.
-            let _ = file.look(|(level, line)| request.log(level, &line));
+            let looked = file.look(|(level, line)| request.log(level, &line));
+            if looked.is_err() && request.main_conf().dialect.get().is_kjdev() {
+                request.log(Level::Error, &kjdev_file_line(&file));
+            }
             if let Some(zone) = self.zone.get() {
                 file.publish(&zone, &mut |(level, line)| request.log(level, &line));
             }

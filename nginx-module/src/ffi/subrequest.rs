@@ -211,7 +211,11 @@ unsafe extern "C" fn on_done(
         body: (collector.is_complete && !collector.is_broken).then_some(&*body),
     };
     let ended = catch_unwind(AssertUnwindSafe(|| {
-        collector.fetch.end(&response, |(level, line)| {
+        // SAFETY: [I2]
+        let dialect = unsafe { super::Request::from_raw(r) }
+            .map(|request| request.main_conf().dialect.get())
+            .unwrap_or_default();
+        collector.fetch.end(&response, dialect, |(level, line)| {
             // SAFETY: [I2] the connection's log lives as long as the connection.
             unsafe { shim::log(level, log, &line) }
         });
