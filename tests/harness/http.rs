@@ -108,3 +108,17 @@ pub fn ask_raw(server: SocketAddr, target: &str, headers: &[(&str, &str)]) -> u1
     let text = String::from_utf8_lossy(&answer);
     text.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line")
 }
+
+/// Sends these very bytes and gives all that comes until the server ends the connection.
+///
+/// # Panics
+/// If it does not end it.
+#[must_use]
+pub fn exchange(server: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(server).expect("a connection");
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    stream.write_all(request).expect("the request");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("the answer");
+    String::from_utf8_lossy(&answer).into_owned()
+}

@@ -22,7 +22,7 @@ mod setup;
 mod token;
 
 pub use daemon::{Client, Daemon, Gateway, Tunnel, bulk};
-pub use http::{Answer, ask, ask_raw, get};
+pub use http::{Answer, ask, ask_raw, exchange, get};
 pub use nginx::{Check, Nginx, NginxBuilder};
 pub use poll::{eventually, within};
 pub use ports::Port;
