@@ -245,7 +245,7 @@ fn revoked(members: Value) -> String {
 }
 
 const DAEMON: &str = "
-    auth_jwt_revocation_file DIR/public/revoked.json;
+    auth_jwt_revocation_file DIR/public/refused.json;
     location / { auth_jwt x; add_header X-Status \"$auth_jwt_status\" always;
         add_header X-Sub \"<$jwt_claim_sub>\" always; proxy_pass http://SERVICE; }";
 
@@ -262,7 +262,7 @@ fn each_kind_of_entry_meets_its_claims() {
         "kid": {"k2": until, "k3": until},
     }));
     let nginx =
-        builder(&key, DAEMON).jwks(&jwks(&[&key, &other])).file("revoked.json", &text).start();
+        builder(&key, DAEMON).jwks(&jwks(&[&key, &other])).file("refused.json", &text).start();
     for (claims, status) in [
         (json!({}), 200),
         (json!({"token_id": "t1"}), 401),
@@ -328,23 +328,23 @@ fn a_file_that_is_not_understood_is_refused() {
         (r#"{"version":1,"identifier":{"a":5}}"#, "entry 1 of its member \"identifier\""),
         (r#"{"version":1,"version":1}"#, "it is not a strict JSON object"),
     ] {
-        let check = builder(&key, DAEMON).file("revoked.json", text).check();
+        let check = builder(&key, DAEMON).file("refused.json", text).check();
         assert!(!check.accepted, "{text:?} was accepted");
         let line = check.output.lines().find(|line| line.contains("[emerg]")).unwrap_or_default();
         assert!(line.contains(cause), "{text:?}: {line}");
-        assert!(line.contains("/public/revoked.json"), "{line}");
+        assert!(line.contains("/public/refused.json"), "{line}");
         assert!(line.contains("or add \"optional\""), "{line}");
         // With `optional` nginx starts; such a version is as good as none.
-        let optional = DAEMON.replace("revoked.json;", "revoked.json optional;");
-        let check = builder(&key, &optional).file("revoked.json", text).check();
+        let optional = DAEMON.replace("refused.json;", "refused.json optional;");
+        let check = builder(&key, &optional).file("refused.json", text).check();
         assert!(check.accepted, "{}", check.output);
     }
     assert!(!builder(&key, DAEMON).check().accepted, "a missing file was accepted");
-    let maybe = DAEMON.replace("revoked.json;", "revoked.json maybe;");
-    let check = builder(&key, &maybe).file("revoked.json", &revoked(json!({}))).check();
+    let maybe = DAEMON.replace("refused.json;", "refused.json maybe;");
+    let check = builder(&key, &maybe).file("refused.json", &revoked(json!({}))).check();
     assert!(check.output.contains("invalid value \"maybe\""), "{}", check.output);
-    let twice = format!("{DAEMON} auth_jwt_revocation_file DIR/public/revoked.json;");
-    let check = builder(&key, &twice).file("revoked.json", &revoked(json!({}))).check();
+    let twice = format!("{DAEMON} auth_jwt_revocation_file DIR/public/refused.json;");
+    let check = builder(&key, &twice).file("refused.json", &revoked(json!({}))).check();
     assert!(check.output.contains("directive is duplicate"), "{}", check.output);
 }
 
@@ -352,7 +352,7 @@ fn a_file_that_is_not_understood_is_refused() {
 #[test]
 fn without_a_good_file_nobody_passes() {
     let key = SigningKey::generate("a");
-    let optional = DAEMON.replace("revoked.json;", "revoked.json optional;");
+    let optional = DAEMON.replace("refused.json;", "refused.json optional;");
     let nginx = builder(
         &key,
         &format!(
@@ -372,10 +372,10 @@ fn without_a_good_file_nobody_passes() {
     assert_eq!(nginx.get("/").status, 401);
     assert_eq!(nginx.get("/open").status, 200);
     nginx.expect_log(&["[error]", "reason=keys_unavailable status=503"]);
-    nginx.scratch().replace("public/revoked.json", b"{\"version\":2}");
-    nginx.expect_log(&["[error]", "jwt: revocations revoked rejected", "kept gen=0"]);
+    nginx.scratch().replace("public/refused.json", b"{\"version\":2}");
+    nginx.expect_log(&["[error]", "jwt: revocations refused rejected", "kept gen=0"]);
     stays(&nginx, &good, 503, "a bad file is none");
-    nginx.scratch().replace("public/revoked.json", revoked(json!({})).as_bytes());
+    nginx.scratch().replace("public/refused.json", revoked(json!({})).as_bytes());
     settles(&nginx, "/", &good, 200);
 }
 
@@ -384,20 +384,20 @@ fn without_a_good_file_nobody_passes() {
 #[test]
 fn a_revocation_stays_in_force() {
     let key = SigningKey::generate("a");
-    let text = DAEMON.replace("revoked.json;", "revoked.json optional;");
-    let nginx = builder(&key, &text).file("revoked.json", &revoked(json!({}))).start();
+    let text = DAEMON.replace("refused.json;", "refused.json optional;");
+    let nginx = builder(&key, &text).file("refused.json", &revoked(json!({}))).start();
     let until = now() + 300;
     let (mine, other) = (token(&key, json!({"jti": "t1"})), token(&key, json!({"jti": "t2"})));
     // In every worker's cache.
     stays(&nginx, &mine, 200, "not revoked yet");
     nginx
         .scratch()
-        .replace("public/revoked.json", revoked(json!({"token_id": {"t1": until}})).as_bytes());
+        .replace("public/refused.json", revoked(json!({"token_id": {"t1": until}})).as_bytes());
     settles(&nginx, "/", &mine, 401);
     stays(&nginx, &other, 200, "another token");
 
-    nginx.scratch().replace("public/revoked.json", b"{\"version\":1,");
-    nginx.expect_log(&["[error]", "jwt: revocations revoked rejected", "kept gen=2"]);
+    nginx.scratch().replace("public/refused.json", b"{\"version\":1,");
+    nginx.expect_log(&["[error]", "jwt: revocations refused rejected", "kept gen=2"]);
     stays(&nginx, &mine, 401, "a bad version changes nothing");
     nginx.reload();
     stays(&nginx, &mine, 401, "nor does a reload while it is bad");
@@ -413,14 +413,14 @@ fn a_revocation_stays_in_force() {
     });
     stays(&nginx, &mine, 401, "nor does the death of the workers");
     stays(&nginx, &other, 200, "nor does the death of the workers");
-    fs::remove_file(nginx.scratch().join("public/revoked.json")).expect("the file");
+    fs::remove_file(nginx.scratch().join("public/refused.json")).expect("the file");
     nginx.reload();
     stays(&nginx, &mine, 401, "nor does a reload without the file");
 
     // The entry is dropped once it is needed no more.
     nginx
         .scratch()
-        .replace("public/revoked.json", revoked(json!({"token_id": {"t2": until}})).as_bytes());
+        .replace("public/refused.json", revoked(json!({"token_id": {"t2": until}})).as_bytes());
     settles(&nginx, "/", &mine, 200);
     settles(&nginx, "/", &other, 401);
 }
@@ -467,12 +467,12 @@ fn files_and_lists_hold_together() {
 #[test]
 fn a_large_file_is_followed() {
     let key = SigningKey::generate("a");
-    let nginx = builder(&key, DAEMON).file("revoked.json", &revoked(json!({}))).start();
+    let nginx = builder(&key, DAEMON).file("refused.json", &revoked(json!({}))).start();
     let ids: serde_json::Map<String, Value> =
         (0..50_000).map(|number| (format!("token-{number:026}"), json!(now() + 300))).collect();
     let last = token(&key, json!({"jti": format!("token-{:026}", 49_999)}));
     stays(&nginx, &last, 200, "not revoked yet");
-    nginx.scratch().replace("public/revoked.json", revoked(json!({"token_id": ids})).as_bytes());
+    nginx.scratch().replace("public/refused.json", revoked(json!({"token_id": ids})).as_bytes());
     settles(&nginx, "/", &last, 401);
     stays(
         &nginx,
@@ -480,10 +480,10 @@ fn a_large_file_is_followed() {
         200,
         "none of them",
     );
-    nginx.expect_log(&["[notice]", "jwt: revocations revoked gen=2 entries=50000"]);
+    nginx.expect_log(&["[notice]", "jwt: revocations refused gen=2 entries=50000"]);
     // Too large a file is refused, and what it replaces stays.
     let large = format!("{}{}", revoked(json!({})), " ".repeat(16 * 1024 * 1024));
-    nginx.scratch().replace("public/revoked.json", large.as_bytes());
+    nginx.scratch().replace("public/refused.json", large.as_bytes());
     nginx.expect_log(&["[error]", "larger than 16777216 bytes", "kept gen=2"]);
     stays(&nginx, &last, 401, "the last good version");
 }

@@ -44,11 +44,13 @@ pub(crate) fn strip_claim_headers(request: &mut Request<'_>, conf: &LocConf) -> 
     if earlier.is_empty() && conf.claim_headers().is_empty() {
         return true;
     }
-    request.remove_headers_in(|name| {
+    let is_ours = |name: &[u8]| {
         let key = header_key(name);
         earlier.iter().any(|earlier| **earlier == *key)
             || conf.claim_headers().iter().any(|header| header.key == key)
-    })
+    };
+    request.forget_header_variables(is_ours);
+    request.remove_headers_in(is_ours)
 }
 
 /// Sets the location's claim headers from verified claims. `false`: no memory.
@@ -61,7 +63,7 @@ pub(crate) fn set_claim_headers(
     if conf.claim_headers().is_empty() || !context.claim_headers.borrow().is_empty() {
         return true;
     }
-    let mut set = Vec::new();
+    let mut set: Vec<Box<str>> = Vec::new();
     for header in conf.claim_headers() {
         // Absent, or nothing that a header can carry: no header, so that none is forged by a line break.
         let Some(text) = header.claim.find(claims.object()).and_then(variables::text) else {
@@ -75,6 +77,10 @@ pub(crate) fn set_claim_headers(
         }
         set.push(header.key.as_str().into());
     }
+    request.forget_header_variables(|name| {
+        let key = header_key(name);
+        set.iter().any(|set| **set == *key)
+    });
     context.claim_headers.replace(set);
     true
 }

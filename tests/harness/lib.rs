@@ -11,6 +11,7 @@
 
 mod daemon;
 mod http;
+pub mod key_server;
 mod nginx;
 mod poll;
 mod ports;

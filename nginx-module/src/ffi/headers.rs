@@ -44,8 +44,7 @@ unsafe fn each(list: &ngx_list_t, mut visit: impl FnMut(*mut ngx_table_elt_t)) {
     }
 }
 
-/// Removes fields by making the list anew: nginx's loops can't pass an empty part, and pointers such as
-/// `headers_in.host` go on pointing to the old lines, which stay.
+/// Removes fields. `false`: no memory.
 ///
 /// # Safety
 /// `r` is valid.
@@ -55,19 +54,27 @@ pub(super) unsafe fn remove(
 ) -> bool {
     // SAFETY: the caller vouches for r; its list was initialised with it.
     unsafe {
+        let mut found = false;
+        each(&(*r).headers_in.headers, |line| found |= is_unwanted(bytes(&(*line).key)));
+        !found || remake(r, is_unwanted)
+    }
+}
+
+/// Makes the list anew, without the fields that are unwanted. nginx's loops can't pass an empty part, and pointers
+/// such as `headers_in.host` go on pointing to the old lines, which stay.
+///
+/// # Safety
+/// `r` is valid.
+unsafe fn remake(r: *mut ngx_http_request_t, is_unwanted: impl Fn(&[u8]) -> bool) -> bool {
+    // SAFETY: the caller vouches for r; its list was initialised with it.
+    unsafe {
         let list = &raw mut (*r).headers_in.headers;
         let mut kept = Vec::new();
-        let mut removed = false;
         each(&*list, |line| {
-            if is_unwanted(bytes(&(*line).key)) {
-                removed = true;
-            } else {
+            if !is_unwanted(bytes(&(*line).key)) {
                 kept.push(line);
             }
         });
-        if !removed {
-            return true;
-        }
         let elements = ngx_palloc((*r).pool, PART * size_of::<ngx_table_elt_t>());
         if elements.is_null() {
             return false;
@@ -91,6 +98,26 @@ pub(super) unsafe fn remove(
     }
 }
 
+/// Whether a subrequest still has its parent's list: nginx copies the head of it alone, so that whoever adds a field
+/// to one adds it to the other.
+///
+/// # Safety
+/// `r` is valid.
+unsafe fn is_shared(r: *mut ngx_http_request_t) -> bool {
+    // SAFETY: the caller vouches for r; a parent lives longer than its subrequest.
+    unsafe {
+        let elements = (*r).headers_in.headers.part.elts;
+        let mut above = (*r).parent;
+        while !above.is_null() {
+            if ptr::eq((*above).headers_in.headers.part.elts, elements) {
+                return true;
+            }
+            above = (*above).parent;
+        }
+        false
+    }
+}
+
 /// Adds a field.
 ///
 /// # Safety
@@ -103,6 +130,9 @@ pub(super) unsafe fn push_in(
 ) -> bool {
     // SAFETY: the caller vouches for r.
     unsafe {
+        if is_shared(r) && !remake(r, |_| false) {
+            return false;
+        }
         let line = ngx_list_push(&raw mut (*r).headers_in.headers).cast::<ngx_table_elt_t>();
         if line.is_null() {
             return false;

@@ -8,9 +8,9 @@ use core::slice;
 
 use nginx_sys::{
     NGX_HTTP_OPTIONS, NGX_OK, ngx_http_complex_value, ngx_http_core_main_conf_t,
-    ngx_http_core_module, ngx_http_get_flushed_variable, ngx_http_request_t, ngx_int_t,
-    ngx_list_push, ngx_list_t, ngx_pnalloc, ngx_pool_cleanup_add, ngx_str_t, ngx_table_elt_t,
-    ngx_uint_t,
+    ngx_http_core_module, ngx_http_get_flushed_variable, ngx_http_request_t, ngx_http_variable_t,
+    ngx_int_t, ngx_list_push, ngx_list_t, ngx_pnalloc, ngx_pool_cleanup_add, ngx_str_t,
+    ngx_table_elt_t, ngx_uint_t,
 };
 
 use super::conf::{ComplexValue, VariableIndex, bytes};
@@ -115,9 +115,7 @@ impl<'r> Request<'r> {
         // a plain C struct, which is put back as it was.
         unsafe {
             let r = self.r.as_ptr();
-            let core = (*(*r).main_conf.add((*(&raw const ngx_http_core_module)).ctx_index))
-                .cast::<ngx_http_core_main_conf_t>();
-            let count = (*core).variables.nelts;
+            let count = (*self.core_conf()).variables.nelts;
             let mut before = Vec::with_capacity(count);
             ptr::copy_nonoverlapping((*r).variables, before.as_mut_ptr(), count);
             before.set_len(count);
@@ -194,6 +192,33 @@ impl<'r> Request<'r> {
     pub(crate) fn remove_headers_in(&mut self, is_unwanted: impl Fn(&[u8]) -> bool) -> bool {
         // SAFETY: [I2] [I4]
         unsafe { headers::remove(self.r.as_ptr(), is_unwanted) }
+    }
+
+    /// Has nginx forget what it remembers of variables `$http_NAME` whose NAME `is_changed`: they are read anew.
+    pub(crate) fn forget_header_variables(&mut self, is_changed: impl Fn(&[u8]) -> bool) {
+        // SAFETY: [I2] [I6] the core module's configuration lists the indexed variables, in the order of the values
+        // that a request keeps.
+        unsafe {
+            let r = self.r.as_ptr();
+            let core = self.core_conf();
+            let variables = (*core).variables.elts.cast::<ngx_http_variable_t>();
+            for index in 0..(*core).variables.nelts {
+                let name = bytes(&(*variables.add(index)).name);
+                if name.strip_prefix(b"http_").is_some_and(&is_changed) {
+                    let value = (*r).variables.add(index);
+                    (*value).set_valid(0);
+                    (*value).set_not_found(0);
+                }
+            }
+        }
+    }
+
+    fn core_conf(&self) -> *const ngx_http_core_main_conf_t {
+        // SAFETY: [I2] [I6] the core module's configuration of `http {}` is there before any request.
+        unsafe {
+            let index = ngx_http_core_module.ctx_index;
+            (*(*self.r.as_ptr()).main_conf.add(index)).cast()
+        }
     }
 
     /// Adds a field to the header that upstreams get. `false`: no memory.
