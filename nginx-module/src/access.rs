@@ -85,7 +85,7 @@ fn decide(request: &mut Request<'_>, phase: Phase) -> Decision {
         return refuse(request, conf, &Refusal::from(Cause::Internal), None, "");
     };
     match outcome {
-        Outcome::Verified(verified) => match authorize(request, conf, context, &verified.claims) {
+        Outcome::Verified(verified) => match authorize(request, conf, &verified.claims) {
             Ok(()) => allow(request, conf, context, &verified),
             Err(refusal) => {
                 let kid = verified.claims.header().kid();

@@ -3,7 +3,6 @@
 use jwt_core::{ClaimError, ClaimsSet};
 
 use crate::conf::LocConf;
-use crate::context::Context;
 use crate::error::{Cause, Refusal};
 use crate::ffi::{Request, Seen};
 use crate::rules::Rule;
@@ -15,7 +14,6 @@ use crate::rules::Rule;
 pub(crate) fn authorize(
     request: &mut Request<'_>,
     conf: &LocConf,
-    context: &Context,
     claims: &ClaimsSet,
 ) -> Result<(), Refusal> {
     if let Err(error) = conf.policy().check_scope(claims) {
@@ -46,16 +44,11 @@ pub(crate) fn authorize(
             })?;
         }
     }
-    use_up(request, conf, context, claims)
+    use_up(request, conf, claims)
 }
 
 /// `auth_jwt_replay`: last of all, so that a token which is refused for something else is not used up.
-fn use_up(
-    request: &mut Request<'_>,
-    conf: &LocConf,
-    context: &Context,
-    claims: &ClaimsSet,
-) -> Result<(), Refusal> {
+fn use_up(request: &mut Request<'_>, conf: &LocConf, claims: &ClaimsSet) -> Result<(), Refusal> {
     let Some(zone) = conf.replay() else { return Ok(()) };
     let jti = claims.str("jti").or_else(|| claims.str("token_id")).filter(|jti| !jti.is_empty());
     let (Some(jti), Some(exp)) = (jti, claims.exp()) else {
@@ -64,7 +57,8 @@ fn use_up(
     // RFC 7519 §4.1.7: unique for its issuer. A NUL can't be confused with a part of either.
     let iss = claims.str("iss").unwrap_or_default();
     let id = [iss.as_bytes(), b"\0", jti.as_bytes()].concat();
-    // An internal redirect leads the same request through here again.
+    // An internal redirect leads the same request through here again, and so does a subrequest of its own.
+    let Some(context) = request.main_context() else { return Err(Cause::Internal.into()) };
     if context.has_used(&id) {
         return Ok(());
     }

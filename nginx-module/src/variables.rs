@@ -75,7 +75,7 @@ pub(crate) fn value(request: &mut Request<'_>, variable: Variable<'_>) -> Option
                 false => verified.claims.object(),
             };
             let raw = match &*set.names {
-                [name] => find(conf, object, name)?,
+                [name] => conf.path(name).find(object)?,
                 names => ClaimPath::keys(names.iter().map(String::as_str)).find(object)?,
             };
             if set.from_header { header_text(conf, raw)? } else { text(raw)? }

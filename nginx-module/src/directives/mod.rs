@@ -145,11 +145,13 @@ impl<'c> Line<'_, 'c> {
 
     /// A mistake in an argument; `expected` is the form that is right.
     fn invalid(&self, value: &[u8], expected: impl Into<String>) -> ConfError {
-        ConfError::Value {
-            directive: self.name,
-            value: String::from_utf8_lossy(value).into_owned(),
-            expected: expected.into(),
+        // nginx cuts a line at 2 KiB: a long value must not hide what is expected.
+        const SHOWN: usize = 200;
+        let mut shown = String::from_utf8_lossy(&value[..value.len().min(SHOWN)]).into_owned();
+        if value.len() > SHOWN {
+            shown.push_str("...");
         }
+        ConfError::Value { directive: self.name, value: shown, expected: expected.into() }
     }
 
     /// An argument as text.

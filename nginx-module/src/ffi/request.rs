@@ -295,6 +295,12 @@ impl<'r> Request<'r> {
         Some(unsafe { &(*self.kept()?.as_ptr()).context })
     }
 
+    /// What the module keeps with the client's own request, of which this may be a subrequest; `None`: no memory.
+    pub(crate) fn main_context(&self) -> Option<&'r Context> {
+        // SAFETY: [I2] a request has a main request, which lives longer.
+        unsafe { Request::from_raw((*self.r.as_ptr()).main) }?.context()
+    }
+
     fn kept(&self) -> Option<NonNull<Kept>> {
         let r = self.r.as_ptr();
         // SAFETY: [I2] [I6] the slot is this module's: null, or what stands below.
