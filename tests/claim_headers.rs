@@ -474,7 +474,8 @@ fn other_headers_stay_in_order() {
     let nginx = NginxBuilder::bare(&text).jwks(&jwks(&[&key])).start();
     let bearer = format!("Bearer {}", alice(&key, json!({})));
     // nginx's list has parts of 20 fields: copies in front, behind, between, and parts of nothing but copies.
-    let places: [(&str, fn(usize) -> usize); 5] = [
+    type CopiesBefore = fn(usize) -> usize;
+    let places: [(&str, CopiesBefore); 5] = [
         ("none", |_| 0),
         ("between", |_| 1),
         ("in front", |place| if place == 0 { 20 } else { 0 }),
