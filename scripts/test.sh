@@ -43,7 +43,7 @@ run() {
 }
 tests=(cargo test --locked --profile quick --no-fail-fast)
 # Those that need nginx alone, for both versions of it.
-nginx_only=(--test access --test variables --test directives --test jwks_refresh --test reload --test rules --test sources --test outcomes --test dialect --test peer_defects --test redirects --test issuers --test revocation --test upgrade --test lookups --test claim_headers --test algorithms --test phases --test requirements --test state --test key_sources --test key_requests --test key_waits --test docs)
+nginx_only=(--test access --test variables --test directives --test jwks_refresh --test reload --test rules --test sources --test outcomes --test dialect --test peer_defects --test redirects --test issuers --test revocation --test upgrade --test lookups --test claim_headers --test corners --test algorithms --test phases --test requirements --test state --test key_sources --test key_requests --test key_waits --test docs)
 
 run "unit tests, and the daemon by itself" \
     "${tests[@]}" -p jwt-core -p jwtunnel -- "${ignored[@]}" "$@"

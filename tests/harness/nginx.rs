@@ -241,7 +241,8 @@ impl NginxBuilder {
         let dir = self.scratch.path().display().to_string();
         let mut command;
         if is_host() {
-            command = Command::new(std::env::var("NGINX_BINARY").unwrap_or_else(|_| host_binary()));
+            command =
+                Command::new(std::env::var("NGINX_BINARY").unwrap_or_else(|_| "nginx".to_owned()));
             // Debian's nginx lies where the PATH of an ordinary user does not look.
             let path = std::env::var("PATH").unwrap_or_default();
             command.env("PATH", format!("{path}:/usr/sbin"));
@@ -262,9 +263,7 @@ impl NginxBuilder {
                     command.arg("-v").arg(format!("{folder}:{folder}:ro"));
                 }
             }
-            command.arg("-v").arg(format!("{dir}/state:{dir}/state")).arg(image);
-            // With its path, under which nginx starts itself anew at a binary upgrade.
-            command.arg("/usr/sbin/nginx");
+            command.arg("-v").arg(format!("{dir}/state:{dir}/state")).arg(image).arg("nginx");
         }
         command.args(["-e", "stderr", "-c", &format!("{dir}/conf/nginx.conf")]).args(arguments);
         command
@@ -420,26 +419,6 @@ impl Nginx {
         assert!(output.status.success(), "{}", said(&output));
     }
 
-    /// Sends a signal, named as `kill -s` names it, to the process that a pid file in DIR/state names.
-    ///
-    /// # Panics
-    /// If it can't be sent.
-    pub fn signal(&self, name: &str, pid_file: &str) {
-        let path = self.scratch().join("state").join(pid_file);
-        let kill = format!("kill -s {name} $(cat {})", path.display());
-        let mut command = match is_host() {
-            true => Command::new("sh"),
-            // A process in the container has its number there alone.
-            false => {
-                let mut command = Command::new("docker");
-                command.args(["exec", &self.name, "sh"]);
-                command
-            }
-        };
-        let output = command.args(["-c", &kill]).output().expect("sh");
-        assert!(output.status.success(), "{kill}: {}", said(&output));
-    }
-
     /// Reloads, and waits until only new workers serve.
     ///
     /// # Panics
@@ -480,16 +459,6 @@ impl Drop for Nginx {
 fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
-}
-
-/// nginx with its path, under which it starts itself anew at a binary upgrade.
-fn host_binary() -> String {
-    // Debian's lies where the PATH of an ordinary user does not look.
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
-    std::env::split_paths(&path)
-        .map(|folder| folder.join("nginx"))
-        .find(|binary| binary.is_file())
-        .map_or_else(|| "nginx".to_owned(), |binary| binary.display().to_string())
 }
 
 fn container_name(scratch: &Scratch) -> String {
