@@ -3,8 +3,9 @@
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-/// Below the range from which Linux takes the ports of outgoing connections, so that none of those is in the way.
-const RANGE: std::ops::Range<u16> = 12_000..32_000;
+/// Below the range from which Linux takes the ports of outgoing connections, so that none of those is in the way, and
+/// above those of static tunnels.
+const RANGE: std::ops::Range<u16> = 22_000..32_000;
 
 /// A port of 127.0.0.1 that is this value's alone among all test processes of the machine.
 #[derive(Debug)]
