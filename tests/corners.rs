@@ -10,18 +10,13 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use system_tests::{Answer, Nginx, NginxBuilder, SigningKey, ask, eventually, get, jwks, now};
+use serde_json::json;
+use system_tests::{
+    Answer, Nginx, NginxBuilder, SigningKey, ask, eventually, get, jwks, now, sign,
+};
 
 /// Longer than anything here may take.
 const WAIT: Duration = Duration::from_secs(20);
-
-fn sign(key: &SigningKey, mut claims: Value) -> String {
-    if claims.get("exp").is_none() {
-        claims["exp"] = json!(now() + 300);
-    }
-    key.sign(&claims)
-}
 
 /// All challenges of an answer.
 fn challenges(answer: &Answer) -> Vec<&str> {

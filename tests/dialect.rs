@@ -1,7 +1,7 @@
 //! `auth_jwt_compat kjdev`: the answers and log lines that users of kjdev/nginx-auth-jwt rely on.
 
 use serde_json::{Value, json};
-use system_tests::{Nginx, NginxBuilder, SigningKey, get, jwks, now};
+use system_tests::{Nginx, NginxBuilder, SigningKey, get, jwks, now, sign};
 
 fn start(key: &SigningKey, http: &str) -> Nginx {
     let text = format!("auth_jwt_compat kjdev;\n{http}");
@@ -10,12 +10,6 @@ fn start(key: &SigningKey, http: &str) -> Nginx {
         .file("revoked-sub.json", r#"{"mallory":{"since":1}}"#)
         .file("revoked-kid.json", r#"{"other":1}"#)
         .start()
-}
-
-fn sign(key: &SigningKey, claims: Value) -> String {
-    let mut claims = claims;
-    claims["exp"] = json!(now() + 300);
-    key.sign(&claims)
 }
 
 /// C2, C3: the last `auth_jwt` of a level counts, and a `token=` of before survives.

@@ -5,14 +5,8 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use serde_json::{Value, json};
-use system_tests::{Nginx, NginxBuilder, SigningKey, eventually, jwks, now};
-
-fn sign(key: &SigningKey, claims: Value) -> String {
-    let mut claims = claims;
-    claims["exp"] = json!(now() + 300);
-    key.sign(&claims)
-}
+use serde_json::json;
+use system_tests::{Nginx, NginxBuilder, SigningKey, eventually, jwks, sign};
 
 /// Answers every request with these bytes, and keeps their first lines.
 fn server(answer: String) -> (String, Arc<Mutex<Vec<String>>>) {

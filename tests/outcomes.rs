@@ -5,13 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use system_tests::{Answer, Nginx, NginxBuilder, SigningKey, ask, eventually, get, jwks, now};
-
-fn sign(key: &SigningKey, claims: Value) -> String {
-    let mut claims = claims;
-    claims["exp"] = json!(now() + 300);
-    key.sign(&claims)
-}
+use system_tests::{
+    Answer, Nginx, NginxBuilder, SigningKey, ask, eventually, get, jwks, now, sign,
+};
 
 fn start(key: &SigningKey, http: &str) -> Nginx {
     NginxBuilder::bare(http).jwks(&jwks(&[key])).start()

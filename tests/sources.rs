@@ -3,13 +3,7 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use system_tests::{Nginx, NginxBuilder, SigningKey, eventually, jwks, now};
-
-fn sign(key: &SigningKey, claims: Value) -> String {
-    let mut claims = claims;
-    claims["exp"] = json!(now() + 300);
-    key.sign(&claims)
-}
+use system_tests::{Nginx, NginxBuilder, SigningKey, eventually, jwks, now, sign};
 
 fn start(server: &str, files: &[(&str, String)]) -> Nginx {
     // The second server says of its answers that they are compressed.

@@ -8,7 +8,9 @@ use std::thread;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
-use system_tests::{Answer, Nginx, NginxBuilder, SigningKey, ask, eventually, get, jwks, now};
+use system_tests::{
+    Answer, Nginx, NginxBuilder, SigningKey, ask, eventually, get, jwks, now, sign,
+};
 
 const KEYS: &str = "auth_jwt_key_file DIR/public/jwks.json;";
 
@@ -21,13 +23,6 @@ fn single(key: &SigningKey, http: &str, files: &[(&str, &str)]) -> Nginx {
 
 fn start(key: &SigningKey, server: &str) -> Nginx {
     Nginx::server(key, &format!("{KEYS}\n{server}"))
-}
-
-fn sign(key: &SigningKey, mut claims: Value) -> String {
-    if claims.get("exp").is_none() {
-        claims["exp"] = json!(now() + 300);
-    }
-    key.sign(&claims)
 }
 
 fn status_of(nginx: &Nginx) -> Value {

@@ -32,4 +32,4 @@ pub use python::{PythonServer, register_peer, static_tunnel};
 pub use scratch::Scratch;
 pub use service::Service;
 pub use setup::{build_dir, built, conf_dir, repository};
-pub use token::{SigningKey, jwks, now, pem};
+pub use token::{SigningKey, jwks, now, pem, sign};

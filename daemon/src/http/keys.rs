@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
 use tracing::info;
@@ -23,7 +23,6 @@ pub(super) async fn register_key(
     Extension(peer): Extension<Peer>,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    refuse_browsers(&request)?;
     let mut fields = body::read(&app, request).await?;
     let ((key, identifier), rotates) = {
         let (key, identifier) = (fields.secret("key"), fields.uuid("identifier"));
@@ -66,7 +65,6 @@ pub(super) async fn is_key_registered(
     State(app): State<Arc<App>>,
     request: Request<Body>,
 ) -> Result<Done, ApiError> {
-    refuse_browsers(&request)?;
     let mut fields = body::read(&app, request).await?;
     let key = {
         let key = fields.secret("key");
@@ -83,7 +81,6 @@ pub(super) async fn list_keys(
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     const LIMIT: i64 = 500;
-    refuse_browsers(&request)?;
     let mut fields = body::read(&app, request).await?;
     let page = {
         let after = fields.number("after");
@@ -123,13 +120,4 @@ pub(super) async fn list_keys(
     let is_full = i64::try_from(found.len()).is_ok_and(|count| count == LIMIT);
     let next = found.last().filter(|_| is_full).map(|key| key.id);
     Ok(answer(StatusCode::OK, &json!({"keys": keys, "next": next})))
-}
-
-/// Nobody is authenticated on the internal listener, so a web page must not be able to use it through
-/// its visitor's browser; a browser names the page in `Origin`, and programs send none.
-pub(super) fn refuse_browsers(request: &Request<Body>) -> Result<(), ApiError> {
-    if request.headers().contains_key(header::ORIGIN) {
-        return Err(ApiError::Forbidden);
-    }
-    Ok(())
 }

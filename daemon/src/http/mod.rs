@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -110,13 +111,15 @@ pub fn router(app: Arc<App>, routes: Routes) -> Router {
         }
     }
     if routes != Routes::Public && app.settings.internal_api {
-        router = router
+        let internal = Router::new()
             .route(&path("/register_key"), post(keys::register_key))
             .route(&path("/is_key_registered"), post(keys::is_key_registered))
             .route(&path("/list_keys"), post(keys::list_keys))
             .route(&path("/revoke_key"), post(revoke::revoke_key))
             .route(&path("/revoke_token"), post(revoke::revoke_token))
-            .route(&path("/rotate_signing_key"), post(rotate::rotate_signing_key));
+            .route(&path("/rotate_signing_key"), post(rotate::rotate_signing_key))
+            .route_layer(middleware::from_fn(refuse_browsers));
+        router = router.merge(internal);
     }
     router
         .fallback(async || ApiError::NotFound)
@@ -124,6 +127,15 @@ pub fn router(app: Arc<App>, routes: Routes) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), deadline))
         .layer(middleware::from_fn_with_state(app.clone(), caller::identify))
         .with_state(app)
+}
+
+/// Nobody is authenticated on the internal listener, so a web page must not be able to use it through
+/// its visitor's browser; a browser names the page in `Origin`, and programs send none.
+async fn refuse_browsers(request: Request, next: Next) -> Result<Response, ApiError> {
+    if request.headers().contains_key(header::ORIGIN) {
+        return Err(ApiError::Forbidden);
+    }
+    Ok(next.run(request).await)
 }
 
 /// Bounds how long an answer takes; what waits for the database or a core gives up here.

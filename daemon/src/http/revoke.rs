@@ -12,7 +12,6 @@ use tracing::info;
 
 use super::answer::{ApiError, answer};
 use super::body::Fields;
-use super::keys::refuse_browsers;
 use super::{App, Peer, body};
 use crate::revocation::Target;
 use crate::store::{KeyHash, KeySelector};
@@ -23,7 +22,6 @@ pub(super) async fn revoke_key(
     Extension(peer): Extension<Peer>,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    refuse_browsers(&request)?;
     let mut fields = body::read(&app, request).await?;
     let selector = {
         let selector = match fields.only_of(["key", "key_id", "identifier"]) {
@@ -63,7 +61,6 @@ pub(super) async fn revoke_token(
     Extension(peer): Extension<Peer>,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    refuse_browsers(&request)?;
     let mut fields = body::read(&app, request).await?;
     let now = app.clock.unix_now();
     let target = {

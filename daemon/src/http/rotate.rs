@@ -11,7 +11,6 @@ use serde_json::json;
 use tracing::info;
 
 use super::answer::{ApiError, answer};
-use super::keys::refuse_browsers;
 use super::{App, Peer, body};
 use crate::key_ring::{RingError, When};
 
@@ -20,7 +19,6 @@ pub(super) async fn rotate_signing_key(
     Extension(peer): Extension<Peer>,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    refuse_browsers(&request)?;
     let mut fields = body::read(&app, request).await?;
     let (now, emergency) = {
         let (now, emergency) = (fields.flag("now"), fields.optional_flag("emergency"));

@@ -4,10 +4,12 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{Response, StatusCode};
+use axum::middleware::{self, Next};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -28,25 +30,22 @@ struct Shared {
     admins: Arc<Admins>,
 }
 
-impl Shared {
-    /// The caller, if it may do this.
-    fn admin(&self, request: &Request) -> Result<Identity, Response<Body>> {
-        let identity = caller(&self.server, request)?;
-        match &*self.admins {
-            Admins::Everyone => Ok(identity),
-            Admins::Listed(names) if names.iter().any(|name| name == identity.identifier()) => {
-                Ok(identity)
-            }
-            Admins::Listed(_) => {
-                tracing::warn!(event = "admin_denied", ident = %shown(identity.identifier()),
-                    path = %shown(request.uri().path()), "an operator's route was refused");
-                Err(error(StatusCode::FORBIDDEN, "this is for administrators"))
-            }
-        }
+/// Lets only administrators through, and tells the handler who it is. A layer, so that no route can be without it.
+async fn admin(State(shared): State<Shared>, mut request: Request, next: Next) -> Answer {
+    let identity = caller(&shared.server, &request)?;
+    if let Admins::Listed(names) = &*shared.admins
+        && !names.iter().any(|name| name == identity.identifier())
+    {
+        tracing::warn!(event = "admin_denied", ident = %shown(identity.identifier()),
+            path = %shown(request.uri().path()), "an operator's route was refused");
+        return Err(error(StatusCode::FORBIDDEN, "this is for administrators"));
     }
+    request.extensions_mut().insert(identity);
+    Ok(next.run(request).await)
 }
 
 pub(super) fn router(operator: Arc<Operator>, server: Arc<Server>, admins: Admins) -> Router {
+    let shared = Shared { operator, server, admins: Arc::new(admins) };
     Router::new()
         .route("/peers", get(list).post(register))
         .route("/peers/{peer}", get(show).post(update).delete(remove))
@@ -54,7 +53,8 @@ pub(super) fn router(operator: Arc<Operator>, server: Arc<Server>, admins: Admin
         .route("/peers/{peer}/static_tunnels/{tunnel}", get(show_tunnel).delete(remove_tunnel))
         .route("/config/http-proxy", get(http_proxy).post(set_http_proxy))
         .route("/config/factory-reset", post(factory_reset))
-        .with_state(Shared { operator, server, admins: Arc::new(admins) })
+        .route_layer(middleware::from_fn_with_state(shared.clone(), admin))
+        .with_state(shared)
 }
 
 #[derive(Deserialize)]
@@ -63,24 +63,17 @@ struct Filter {
     name: String,
 }
 
-async fn list(
-    State(shared): State<Shared>,
-    Query(filter): Query<Filter>,
-    request: Request,
-) -> Answer {
-    shared.admin(&request)?;
+async fn list(State(shared): State<Shared>, Query(filter): Query<Filter>) -> Answer {
     answer(Ok(shared.operator.list(&filter.name)))
 }
 
 async fn register(State(shared): State<Shared>, request: Request) -> Answer {
-    shared.admin(&request)?;
     let body = object(&shared.server, request).await?;
     answer(shared.operator.register(&body).await)
 }
 
-async fn show(State(shared): State<Shared>, Path(peer): Path<String>, request: Request) -> Answer {
+async fn show(State(shared): State<Shared>, Path(peer): Path<String>) -> Answer {
     let peer = number(&peer)?;
-    shared.admin(&request)?;
     answer(shared.operator.entry(peer).map(|entry| super::shown(&entry)))
 }
 
@@ -90,28 +83,17 @@ async fn update(
     request: Request,
 ) -> Answer {
     let peer = number(&peer)?;
-    shared.admin(&request)?;
     let body = object(&shared.server, request).await?;
     answer(shared.operator.update(peer, &body).await)
 }
 
-async fn remove(
-    State(shared): State<Shared>,
-    Path(peer): Path<String>,
-    request: Request,
-) -> Answer {
+async fn remove(State(shared): State<Shared>, Path(peer): Path<String>) -> Answer {
     let peer = number(&peer)?;
-    shared.admin(&request)?;
     done(shared.operator.remove(peer).await)
 }
 
-async fn list_tunnels(
-    State(shared): State<Shared>,
-    Path(peer): Path<String>,
-    request: Request,
-) -> Answer {
+async fn list_tunnels(State(shared): State<Shared>, Path(peer): Path<String>) -> Answer {
     let peer = number(&peer)?;
-    shared.admin(&request)?;
     answer(shared.operator.entry(peer).map(|entry| json!(entry.static_tunnels)))
 }
 
@@ -121,7 +103,6 @@ async fn add_tunnel(
     request: Request,
 ) -> Answer {
     let peer = number(&peer)?;
-    shared.admin(&request)?;
     let body = object(&shared.server, request).await?;
     answer(shared.operator.add_tunnel(peer, &body).await)
 }
@@ -129,36 +110,33 @@ async fn add_tunnel(
 async fn show_tunnel(
     State(shared): State<Shared>,
     Path((peer, tunnel)): Path<(String, String)>,
-    request: Request,
 ) -> Answer {
     let (peer, tunnel) = (number(&peer)?, number(&tunnel)?);
-    shared.admin(&request)?;
     answer(shared.operator.tunnel(peer, tunnel).map(|entry| json!(entry)))
 }
 
 async fn remove_tunnel(
     State(shared): State<Shared>,
     Path((peer, tunnel)): Path<(String, String)>,
-    request: Request,
 ) -> Answer {
     let (peer, tunnel) = (number(&peer)?, number(&tunnel)?);
-    shared.admin(&request)?;
     done(shared.operator.remove_tunnel(peer, tunnel).await)
 }
 
-async fn http_proxy(State(shared): State<Shared>, request: Request) -> Answer {
-    shared.admin(&request)?;
+async fn http_proxy(State(shared): State<Shared>) -> Answer {
     answer(Ok(shared.operator.http_proxy()))
 }
 
 async fn set_http_proxy(State(shared): State<Shared>, request: Request) -> Answer {
-    shared.admin(&request)?;
     let body = object(&shared.server, request).await?;
     answer(shared.operator.set_http_proxy(&body).await)
 }
 
-async fn factory_reset(State(shared): State<Shared>, request: Request) -> Answer {
-    let caller = shared.admin(&request)?;
+async fn factory_reset(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Identity>,
+    request: Request,
+) -> Answer {
     let body = object(&shared.server, request).await?;
     let servers = shared.operator.servers();
     done(shared.operator.factory_reset(&body, &caller, &servers).await)
