@@ -74,7 +74,9 @@ bench: ## speed side by side with others, against the budgets (ONLY=row,… QUIC
 install: ## install under DESTDIR/PREFIX what `make build` has left
 	install -D -m 0644 $(BUILD)/ngx_http_jwt_module.so $(DESTDIR)$(PREFIX)/lib/nginx/modules/ngx_http_jwt_module.so
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/jwtunneld $(BUILD)/jwtunnel
-	install -D -m 0644 conf/jwtunneld.toml $(DESTDIR)/etc/jwtunnel/jwtunneld.toml
+	@# What an operator has written stays, with its mode.
+	[ -e $(DESTDIR)/etc/jwtunnel/jwtunneld.toml ] || \
+		install -D -m 0644 conf/jwtunneld.toml $(DESTDIR)/etc/jwtunnel/jwtunneld.toml
 	install -D -m 0644 conf/jwtunneld.service $(DESTDIR)$(PREFIX)/lib/systemd/system/jwtunneld.service
 
 clean: ## remove what was built

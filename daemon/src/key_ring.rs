@@ -249,6 +249,7 @@ impl KeyRing {
         let Vault::Database(shared) = &self.vault else { return Ok(()) };
         let mut entries = self.lock();
         let next = shared.load(&entries)?;
+        self.write_if_new(&Published::of(&next)?)?;
         self.accept(&mut entries, next)
     }
 
@@ -270,7 +271,10 @@ impl KeyRing {
     /// Carries out what is due until `stop`: announced keys sign, retired ones leave.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
-            let wait = self.time_to_next_step();
+            // Not here: whoever holds the lock may wait for a database whose answer this very thread has to read.
+            let ring = self.clone();
+            let wait = tokio::task::spawn_blocking(move || ring.time_to_next_step()).await;
+            let wait = wait.unwrap_or(Duration::from_secs(60));
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.changed.notified() => continue,
@@ -282,7 +286,7 @@ impl KeyRing {
                 Ok(Err(error)) => {
                     error!(event = "key_rotation", outcome = "error", error = %error);
                     // Nothing has changed; the disk may have room again later.
-                    tokio::time::sleep(Duration::from_secs(10)).await;
+                    let _ = tokio::time::timeout(Duration::from_secs(10), stop.cancelled()).await;
                 }
                 Err(_) => error!(event = "key_rotation", outcome = "panic"),
             }
@@ -330,6 +334,7 @@ impl KeyRing {
             // Durable there first. A verifier on this host learns of a new key below, before it signs.
             Vault::Database(shared) => {
                 let Plan { next, rotation, .. } = shared.alter(&entries, make)?;
+                self.write_if_new(&Published::of(&next)?)?;
                 self.accept(&mut entries, next)?;
                 Ok(rotation)
             }
@@ -358,14 +363,21 @@ impl KeyRing {
                 directory.delete_key(&entry.record.kid)?;
             }
             directory.save_state(records(next))?;
-            // Only a retired key may be missing while the state names it.
-            for entry in &revoked {
-                directory.delete_key(&entry.record.kid)?;
-            }
             Ok(())
         };
         let result = store();
-        if result.is_err() {
+        if result.is_ok() {
+            // Only a retired key may be missing while the state names it. That `next` holds is settled by now.
+            for entry in &revoked {
+                if let Err(error) = directory.delete_key(&entry.record.kid) {
+                    warn!(event = "key_rotation", outcome = "leftover", error = %error);
+                }
+            }
+        } else {
+            // Verifiers need the key that goes on signing.
+            if let Err(error) = write(&self.jwks, &self.published.load()) {
+                warn!(event = "key_rotation", outcome = "leftover", error = %error);
+            }
             for entry in &added {
                 if let Err(error) = directory.delete_key(&entry.record.kid) {
                     warn!(event = "key_rotation", outcome = "leftover", error = %error);
@@ -398,10 +410,9 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Publishes `next` and lets it hold: a key signs only when it is in the file.
+    /// Lets `next` hold, whose JWKS is in the file by now: a key signs only when it is there.
     fn accept(&self, entries: &mut Vec<Entry>, next: Vec<Entry>) -> Result<(), RingError> {
         let published = Published::of(&next)?;
-        self.write_if_new(&published)?;
         if published.document != self.published.load().document {
             self.live.store(published.keys.clone());
             self.published.store(Arc::new(published));

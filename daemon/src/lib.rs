@@ -297,11 +297,17 @@ struct Followed {
 }
 
 impl Followed {
+    /// Also what was revoked when the file could not be written: it holds here all the same.
+    fn close_revoked(&self) {
+        self.tunnels.close_revoked(&self.revocations.live().load());
+    }
+
     async fn reload(&self) -> Result<(), String> {
         let ring = self.ring.clone();
         let keys = tokio::task::spawn_blocking(move || ring.reload()).await;
-        self.revocations.reload().await.map_err(|error| error.to_string())?;
-        self.tunnels.close_revoked(&self.revocations.live().load());
+        let revocations = self.revocations.reload().await;
+        self.close_revoked();
+        revocations.map_err(|error| error.to_string())?;
         keys.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 }
@@ -323,7 +329,7 @@ async fn follow(mut changes: Changes, followed: Followed, stop: CancellationToke
                 error!(event = "follow", outcome = "error", error, suppressed);
             });
             // The database is away, or the disk is full; both are noticed elsewhere too.
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            let _ = tokio::time::timeout(Duration::from_secs(1), stop.cancelled()).await;
         }
     }
 }
@@ -349,7 +355,9 @@ async fn prune(followed: Followed, limits: Arc<Limits>, clock: Clock, stop: Canc
             }
             Ok::<_, RevocationError>(())
         };
-        if let Err(error) = pruned.await {
+        let pruned = pruned.await;
+        followed.close_revoked();
+        if let Err(error) = pruned {
             throttle.run(|suppressed| {
                 warn!(event = "prune", outcome = "error", error = %error, suppressed);
             });

@@ -143,7 +143,7 @@ pub struct RevocationList {
     path: PathBuf,
     live: LiveRevocations,
     /// What is in the file. One writer at a time, so that an older set never replaces a newer one.
-    written: Mutex<Bytes>,
+    written: Arc<Mutex<Bytes>>,
     /// Whether tokens name the key that they were issued for.
     standard_claims: bool,
 }
@@ -162,7 +162,7 @@ impl RevocationList {
         let prepared = atomic_file::make_folder(folder, 0o755)
             .and_then(|()| atomic_file::remove_leftovers(path));
         prepared.map_err(|source| RevocationError::File { path: path.into(), source })?;
-        let (live, written) = (LiveRevocations::default(), Mutex::default());
+        let (live, written) = (LiveRevocations::default(), Arc::default());
         let list = Self { store, path: path.into(), live, written, standard_claims };
         list.reload().await?;
         Ok(list)
@@ -219,7 +219,7 @@ impl RevocationList {
     /// # Errors
     /// [`RevocationError`].
     pub async fn reload(&self) -> Result<(), RevocationError> {
-        let mut written = self.written.lock().await;
+        let mut written = self.written.clone().lock_owned().await;
         let set = Revocations::of(self.store.revocations().await?)?;
         let document = set.document.clone();
         if *written == document {
@@ -228,13 +228,15 @@ impl RevocationList {
         let entries = set.len();
         // Here first: it needs no disk.
         self.live.store(Arc::new(set));
-        let (path, text) = (self.path.clone(), document.clone());
+        let path = self.path.clone();
+        // With the lock: if the caller goes away meanwhile, nobody may write before this one has.
         let replaced = tokio::task::spawn_blocking(move || {
-            atomic_file::replace(&path, &text, atomic_file::PUBLIC)
+            atomic_file::replace(&path, &document, atomic_file::PUBLIC)?;
+            *written = document;
+            Ok(())
         });
         let replaced = replaced.await.unwrap_or_else(|_| Err(io::Error::other("panic")));
         replaced.map_err(|source| RevocationError::File { path: self.path.clone(), source })?;
-        *written = document;
         info!(event = "revocations", entries);
         Ok(())
     }

@@ -217,3 +217,17 @@ async fn adopt_share_and_harden(root: tempfile::TempDir, shared: Shared) {
     assert!(out.contains("already"), "{out}");
     assert!(!Path::new("refresh_tokens.before-harden").exists());
 }
+
+/// An empty database that says "already" would be believed.
+#[test]
+fn harden_makes_no_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("typo/jwt.db");
+    let url = format!("sqlite://{}", path.display());
+    let (code, out, err) = jwtunnel(&["db", "harden", "--database-url", &url], "");
+    assert_eq!((code, out.as_str()), (1, ""));
+    for part in [path.to_str().unwrap(), "No such file", "--database-url"] {
+        assert!(err.contains(part), "{err}");
+    }
+    assert!(!folder.path().join("typo").exists());
+}

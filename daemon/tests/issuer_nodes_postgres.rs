@@ -141,6 +141,15 @@ async fn k12_an_emergency_is_over_in_seconds_on_every_daemon() {
     assert_eq!(one.validate(jwt).await.status, 200);
     let log = one.log().join("\n");
     assert!(log.contains("key_revoked"), "{log}");
+    // What ends the tunnels that were opened with its tokens.
+    for daemon in [&one, &two] {
+        within(SOON, "its tokens are revoked", async || {
+            let file = std::fs::read(daemon.path("public/revoked.json")).unwrap();
+            let file: serde_json::Value = serde_json::from_slice(&file).unwrap();
+            file["kid"].get(dropped.as_str().unwrap()).is_some()
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -190,6 +190,12 @@ async fn rotating_refresh_tokens_go_on_through_oauth() {
     };
     let second = refresh(&first).await.json()["refresh_token"].as_str().unwrap().to_owned();
     let third = refresh(&second).await.json()["refresh_token"].as_str().unwrap().to_owned();
+    for (token, active) in [(&first, false), (&second, false), (&third, true)] {
+        let client = U.to_string();
+        let fields = [("client_id", client.as_str()), ("client_secret", "K"), ("token", token)];
+        let told = form(&daemon, "/oauth2/introspect", &fields).await.json();
+        assert_eq!(told["active"], json!(active));
+    }
     is_error(&refresh(&first).await, 400, "invalid_grant");
     is_error(&refresh(&third).await, 400, "invalid_grant");
 }

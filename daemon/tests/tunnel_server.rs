@@ -524,8 +524,10 @@ async fn a_channel_that_is_never_connected_expires() {
     bench.settles(Census::default()).await;
     assert_eq!(bench.refused(&format!("/channels/{id}/connect"), "").await, 404);
     // One that is connected stays.
+    let timings = Timings { unconnected_channel: Duration::from_secs(1), ..quick() };
+    let bench = Bench::open(Settings { timings, ..settings() }).await;
     let (_, mut control) = bench.channel("").await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(bench.server.census().channels, 1);
     control.close(None).await.unwrap();
 }

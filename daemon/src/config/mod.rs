@@ -243,13 +243,18 @@ impl Loaded {
             Err(error) if file.is_none() && error.kind() == ErrorKind::NotFound => {
                 Self::parse(path, "", environment)
             }
-            Err(error) => Err(ConfigError::new(vec![Problem {
-                place: Place::File(path.into(), 0),
-                subject: String::new(),
-                text: format!(
-                    "cannot read the configuration: {error}; name an existing file with --config"
-                ),
-            }])),
+            Err(error) => {
+                let remedy = match error.kind() {
+                    ErrorKind::PermissionDenied => "let the user that runs this read it",
+                    ErrorKind::InvalidData => "write it in UTF-8",
+                    _ => "name an existing file with --config",
+                };
+                Err(ConfigError::new(vec![Problem {
+                    place: Place::File(path.into(), 0),
+                    subject: String::new(),
+                    text: format!("cannot read the configuration: {error}; {remedy}"),
+                }]))
+            }
         }
     }
 

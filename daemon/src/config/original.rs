@@ -91,6 +91,14 @@ pub(super) fn listeners(
     // Two listeners on port 0 get two ports.
     let port_zero = matches!(internal, ListenAddress::Tcp(address) if address.port() == 0);
     if internal != listen || (port_zero && own_internal) {
+        if let ListenAddress::Tcp(address) = &internal
+            && !address.ip().is_loopback()
+        {
+            warnings.push(format!(
+                "whoever reaches {internal} can register and revoke keys; [jwthenticator] internal_listen \
+                 should be an address of loopback or \"unix:/run/jwtunnel/internal.sock\""
+            ));
+        }
         return (listen, Some(internal));
     }
     warnings.push(format!(

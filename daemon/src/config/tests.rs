@@ -138,6 +138,9 @@ fn a_deployment_of_the_original_gets_one_listener_and_a_warning() {
     assert_eq!(config.internal_listen, None);
     assert!(!config.external_api && config.internal_api);
     assert!(loaded.warnings.iter().any(|w| w.contains("internal_listen")), "{:?}", loaded.warnings);
+    let text = "[jwthenticator]\ninternal_listen = \"0.0.0.0:5051\"";
+    let loaded = Loaded::parse(Path::new("t.toml"), text, &Environment::new()).unwrap();
+    assert!(loaded.warnings.iter().any(|w| w.contains("0.0.0.0:5051")), "{:?}", loaded.warnings);
     // Naming the listener ends that layout.
     let loaded = parse("[jwthenticator]\nlisten = \"127.0.0.1:1\"\n", &[("PORT", "9000")]).unwrap();
     assert_eq!(loaded.config.jwthenticator.internal_listen.unwrap().to_string(), "127.0.0.1:5051");

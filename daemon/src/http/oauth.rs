@@ -142,7 +142,7 @@ pub(super) async fn introspect(
         let found = app.store.find_refresh_token(&RefreshToken::of(token)).await;
         let now = app.clock.now();
         if let Some(found) = found.map_err(|error| app.unavailable(&error))?
-            && !found.revoked
+            && !(found.revoked || found.used)
             && !found.key.revoked
             && found.expires_at > now
         {
@@ -177,6 +177,7 @@ pub(super) async fn revoke(
         let id = claims.str("token_id").filter(|_| own);
         let id = id.ok_or(OauthError::Invalid("invalid_grant"))?.into_owned();
         let revoked = app.revocations.revoke(&Target::TokenId(id), until).await;
+        app.close_revoked();
         revoked.map_err(|error| app.unavailable(&error))?;
         "access_token"
     } else {
@@ -187,11 +188,11 @@ pub(super) async fn revoke(
         // What is no token of this client is as good as revoked (RFC 7009 §2.2).
         if revoked.map_err(|error| app.unavailable(&error))? {
             let reloaded = app.revocations.reload().await;
+            app.close_revoked();
             reloaded.map_err(|error| app.unavailable(&error))?;
         }
         "refresh_token"
     };
-    app.close_revoked();
     let key_fp = key.hash.fingerprint();
     info!(event = "oauth2_revoke", outcome = "ok", ip = %peer, ident = %identifier, key_fp, kind);
     Ok(uncached(answer(StatusCode::OK, &json!({}))))

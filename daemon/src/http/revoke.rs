@@ -35,6 +35,7 @@ pub(super) async fn revoke_key(
     let (now, unix_now) = (app.clock.now(), app.clock.unix_now());
     let until = app.ring.last_token_ends(unix_now);
     let revoked = app.revocations.revoke_keys(selector, now, unix_now, until).await;
+    app.close_revoked();
     let revoked = revoked.map_err(|error| app.unavailable(&error))?;
     for key in &revoked {
         info!(
@@ -45,7 +46,6 @@ pub(super) async fn revoke_key(
             key_fp = key.fingerprint
         );
     }
-    app.close_revoked();
     // An identifier's tokens are refused whether or not it has keys.
     let body = json!({
         "result": by_identifier || !revoked.is_empty(),
@@ -87,9 +87,10 @@ pub(super) async fn revoke_token(
     }
     let until = app.ring.last_token_ends(now);
     let revoked = app.revocations.revoke(&target, until).await;
+    // Whether or not the file could be written: it holds here.
+    app.close_revoked();
     revoked.map_err(|error| app.unavailable(&error))?;
     info!(event = "revoke_token", outcome = "ok", ip = %peer, kind = target.kind());
-    app.close_revoked();
     let body = json!({"result": true, "message": null, "revoked": 1});
     Ok(answer(StatusCode::OK, &body))
 }

@@ -13,6 +13,7 @@ use tracing::info;
 use super::answer::{ApiError, answer};
 use super::{App, Peer, body};
 use crate::key_ring::{RingError, When};
+use crate::revocation::Target;
 
 pub(super) async fn rotate_signing_key(
     State(app): State<Arc<App>>,
@@ -34,6 +35,16 @@ pub(super) async fn rotate_signing_key(
     match rotation {
         Ok(Ok(rotation)) => {
             info!(event = "rotate_signing_key", outcome = "ok", ip = %peer, kid = rotation.kid);
+            if !rotation.dropped.is_empty() {
+                let until = app.ring.last_token_ends(app.clock.unix_now());
+                // Their tokens are refused without the keys already; this ends the tunnels that they opened, also
+                // those of other daemons.
+                for kid in &rotation.dropped {
+                    let revoked = app.revocations.revoke(&Target::Kid(kid.clone()), until).await;
+                    app.close_revoked();
+                    revoked.map_err(|error| app.unavailable(&error))?;
+                }
+            }
             let signs_in = rotation.signs_at.saturating_sub(app.clock.unix_now()).max(0);
             let body = json!({
                 "kid": rotation.kid,

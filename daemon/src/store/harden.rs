@@ -21,8 +21,16 @@ pub enum HardenError {
     /// It cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// There is no such database.
+    #[error("the database {}: {source}; name it with --config or --database-url", path.display())]
+    Absent {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The copy cannot be made.
-    #[error("the copy {} cannot be written: {source}", path.display())]
+    #[error("the copy {} cannot be written: {source}; name another file with --copy", path.display())]
     Copy {
         /// The file.
         path: PathBuf,
@@ -77,6 +85,10 @@ const TURN_OFF: &str =
 const COUNT: &str = "SELECT count(*) FROM refresh_tokens WHERE token NOT LIKE 'h1$%'";
 
 async fn harden_sqlite(path: &Path, copy: Option<&Path>) -> Result<Option<Hardened>, HardenError> {
+    // Opening would make it, with nothing in it to be hashed.
+    if let Err(source) = std::fs::metadata(path) {
+        return Err(HardenError::Absent { path: path.into(), source });
+    }
     let (mut connection, _) = sqlite::open_file(path).await?;
     // What is overwritten leaves no trace in free pages.
     sqlx::query("PRAGMA secure_delete = ON").execute(&mut connection).await?;
@@ -153,6 +165,8 @@ async fn harden_postgres(
     let form: Option<String> = sqlx::query_scalar(FORM).fetch_optional(&mut *transaction).await?;
     let clear: i64 = sqlx::query_scalar(COUNT).fetch_one(&mut *transaction).await?;
     if form_of(form.as_deref()) == TokenForm::Hashed && clear == 0 {
+        transaction.rollback().await?;
+        clean_up_postgres(&mut connection).await?;
         return Ok(None);
     }
     let copy = copy.unwrap_or(Path::new("refresh_tokens.before-harden")).to_path_buf();
@@ -166,10 +180,14 @@ async fn harden_postgres(
     .rows_affected();
     sqlx::query(TURN_OFF).execute(&mut *transaction).await?;
     transaction.commit().await?;
-    // The old rows are dead, but still in the table's file and in its index.
-    sqlx::query("VACUUM FULL refresh_tokens").execute(&mut connection).await?;
+    clean_up_postgres(&mut connection).await?;
     connection.close().await?;
     Ok(Some(Hardened { hashed, copy }))
+}
+
+/// The old rows are dead, but still in the table's file and in its index. An earlier run may have been cut off before.
+async fn clean_up_postgres(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("VACUUM FULL refresh_tokens").execute(connection).await.map(drop)
 }
 
 /// Writes the table to a new file, for its owner alone, and makes it durable.
@@ -178,11 +196,19 @@ async fn copy_table(connection: &mut PgConnection, path: &Path) -> Result<(), Ha
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(atomic_file::PRIVATE);
     let mut file = options.open(path).map_err(failed)?;
-    let mut rows = connection.copy_out_raw("COPY refresh_tokens TO STDOUT").await?;
-    while let Some(bytes) = rows.try_next().await? {
-        file.write_all(&bytes).map_err(failed)?;
+    let copied = async {
+        let mut rows = connection.copy_out_raw("COPY refresh_tokens TO STDOUT").await?;
+        while let Some(bytes) = rows.try_next().await? {
+            file.write_all(&bytes).map_err(failed)?;
+        }
+        file.sync_all().map_err(failed)
+    };
+    let copied = copied.await;
+    if copied.is_err() {
+        // Half a copy is none, and would be in the way of the next one.
+        let _ = std::fs::remove_file(path);
     }
-    file.sync_all().map_err(failed)
+    copied
 }
 
 fn form_of(value: Option<&str>) -> TokenForm {

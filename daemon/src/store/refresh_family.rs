@@ -85,12 +85,7 @@ impl Change for Use {
 
     async fn apply(&self, connection: &mut Connection<'_>) -> Result<Used, sqlx::Error> {
         let Some(row) = find(&self.token, connection).await? else { return Ok(Used::Refused) };
-        // In SQLite there is one writer. Here the first token of the family stands for all of it, so that
-        // two uses never wait for each other in a circle.
-        if let Connection::Postgres(connection) = connection {
-            let lock = sqlx::query("SELECT id FROM refresh_tokens WHERE id = $1 FOR UPDATE");
-            lock.bind(row.family).execute(&mut **connection).await?;
-        }
+        lock_family(connection, row.family).await?;
         // As it is now that nobody else can change it.
         let Some(row) = find(&self.token, connection).await? else { return Ok(Used::Refused) };
         if row.revoked_at.is_some() || row.expires_at.0 <= self.now {
@@ -109,6 +104,16 @@ impl Change for Use {
         self.succeed(connection, &row).await?;
         Ok(Used::Rotated)
     }
+}
+
+/// Until the end of the transaction. In SQLite there is one writer. In PostgreSQL the first token of the family
+/// stands for all of it, so that two changes never wait for each other in a circle.
+async fn lock_family(connection: &mut Connection<'_>, family: i64) -> Result<(), sqlx::Error> {
+    if let Connection::Postgres(connection) = connection {
+        let lock = sqlx::query("SELECT id FROM refresh_tokens WHERE id = $1 FOR UPDATE");
+        lock.bind(family).execute(&mut **connection).await?;
+    }
+    Ok(())
 }
 
 async fn find(
@@ -207,6 +212,8 @@ impl Change for Revoke {
         if row.key_id != self.key {
             return Ok(false);
         }
+        // A use that is going on has its successor in the family before it is ended.
+        lock_family(connection, row.family).await?;
         revoke_family(connection, row.family, self.now, self.oldest, self.until).await?;
         Ok(true)
     }

@@ -69,7 +69,9 @@ impl fmt::Debug for RefreshToken {
 pub struct StoredRefreshToken {
     /// No access tokens for it from then on.
     pub expires_at: SystemTime,
-    /// Whether it was used up, or replaced, and its family ended.
+    /// Whether it has a successor, and is good only for a client that missed the answer.
+    pub used: bool,
+    /// Whether it was replaced, or its family ended.
     pub revoked: bool,
     /// The key that it was issued for.
     pub key: StoredKey,
@@ -80,6 +82,7 @@ struct TokenRow {
     id: i64,
     token: String,
     expires_at: Option<Time>,
+    used_at: Option<Time>,
     token_revoked_at: Option<Time>,
     #[sqlx(flatten)]
     key: KeyRow,
@@ -95,7 +98,7 @@ impl Store {
         token: &RefreshToken,
     ) -> Result<Option<StoredRefreshToken>, StoreError> {
         const QUERY: &str = "SELECT CAST(r.id AS BIGINT) AS id, r.token, r.expires_at, \
-             r.revoked_at AS token_revoked_at, CAST(k.id AS BIGINT) AS key_id, k.key_hash, k.identifier, k.public_id, k.identity, \
+             r.used_at, r.revoked_at AS token_revoked_at, CAST(k.id AS BIGINT) AS key_id, k.key_hash, k.identifier, k.public_id, k.identity, \
              k.refresh_policy, k.expires_at AS key_expires_at, k.revoked_at \
              FROM refresh_tokens r JOIN keys k ON k.id = r.key_id \
              WHERE r.token IN ($1, $2) LIMIT 2";
@@ -115,8 +118,8 @@ impl Store {
         }
         let malformed = StoreError::Malformed { table: "refresh_tokens", id: row.id };
         let expires_at = row.expires_at.ok_or(malformed)?.0;
-        let revoked = row.token_revoked_at.is_some();
-        Ok(Some(StoredRefreshToken { expires_at, revoked, key: row.key.try_into()? }))
+        let (used, revoked) = (row.used_at.is_some(), row.token_revoked_at.is_some());
+        Ok(Some(StoredRefreshToken { expires_at, used, revoked, key: row.key.try_into()? }))
     }
 
     /// Stores a new refresh token of the key `key`, in the form that holds for the database. `access_id` is

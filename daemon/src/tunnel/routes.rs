@@ -97,7 +97,17 @@ async fn authenticate(State(server): State<Arc<Server>>, request: Request) -> An
     let offered = body.get("secret").and_then(Value::as_str).unwrap_or_default();
     match server.auth.buy_token(offered) {
         Some(token) => Ok(json_response(StatusCode::OK, &json!({ "token": token }))),
-        None => Err(plain(StatusCode::FORBIDDEN)),
+        None => {
+            AUTH_DENIED.run(|suppressed| {
+                tracing::info!(
+                    event = "auth_denied",
+                    reason = "secret",
+                    suppressed,
+                    "request refused: wrong secret"
+                );
+            });
+            Err(plain(StatusCode::FORBIDDEN))
+        }
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Keeper {
     connector: Connector,
     tunnels: Vec<Kept>,
     client: Option<Client>,
+    /// Whether all of it has been open once.
+    was_open: bool,
 }
 
 struct Kept {
@@ -39,7 +41,7 @@ impl Keeper {
     pub(super) fn new(wanted: Wanted) -> Self {
         let kept = |spec| Kept { spec, entrance: None, chosen: None };
         let tunnels = wanted.tunnels.into_iter().map(kept).collect();
-        Self { connector: wanted.connector, tunnels, client: None }
+        Self { connector: wanted.connector, tunnels, client: None, was_open: false }
     }
 
     /// Returns only with an error that ends the program.
@@ -74,7 +76,8 @@ impl Keeper {
 
     /// Opens channel and tunnels; returns why one of them has ended.
     async fn open(&mut self) -> Result<String, ClientError> {
-        let again = self.client.take().is_some();
+        let again = self.was_open;
+        self.client = None;
         let client = self.client.insert(self.connector.connect().await?).clone();
         let mut made = Vec::new();
         for tunnel in &mut self.tunnels {
@@ -92,6 +95,7 @@ impl Keeper {
         } else {
             // For a unit of Type=notify; without systemd this does nothing.
             let _ = sd_notify::notify(&[NotifyState::Ready]);
+            self.was_open = true;
         }
         let deleted = select_all(made.iter().map(|tunnel| Box::pin(tunnel.ended())));
         tokio::select! {

@@ -166,16 +166,16 @@ impl Operator {
                 tunnels = entry.static_tunnels.len()
             );
             for tunnel in entry.static_tunnels.clone() {
-                waiting.push((entry.id, entry.name.clone(), tunnel, connector.clone()));
+                waiting.push((entry.id, entry.name.clone(), tunnel));
             }
             let id = entry.id;
             let peer = Peer { entry, connector, tunnels: BTreeMap::new(), _saver: saver };
             operator.live().peers.insert(id, peer);
         }
-        for (id, name, tunnel, connector) in waiting {
+        for (id, name, tunnel) in waiting {
             // Each by itself: a port that is taken concerns one tunnel.
             let starting = operator.clone();
-            tokio::spawn(async move { starting.start_stored(id, &name, tunnel, connector).await });
+            tokio::spawn(async move { starting.start_stored(id, &name, tunnel).await });
         }
         Ok(operator)
     }
@@ -244,13 +244,7 @@ impl Operator {
         }
     }
 
-    async fn start_stored(
-        self: Arc<Self>,
-        id: u64,
-        name: &str,
-        entry: TunnelEntry,
-        connector: Connector,
-    ) {
+    async fn start_stored(self: Arc<Self>, id: u64, name: &str, entry: TunnelEntry) {
         let mut said = false;
         let entrance = loop {
             match static_tunnel::bind(&entry.tunnel_local_address, entry.tunnel_local_port).await {
@@ -278,6 +272,8 @@ impl Operator {
             && peer.entry.static_tunnels.contains(&entry)
             && !peer.tunnels.contains_key(&entry.id)
         {
+            // As it is configured by now: finding the port free may have taken a while.
+            let connector = peer.connector.clone();
             let tunnel = StaticTunnel::start(name, entry, connector, entrance);
             peer.tunnels.insert(tunnel.entry.id, tunnel);
         }

@@ -69,7 +69,7 @@ async fn list(State(shared): State<Shared>, Query(filter): Query<Filter>) -> Ans
 
 async fn register(State(shared): State<Shared>, request: Request) -> Answer {
     let body = object(&shared.server, request).await?;
-    answer(shared.operator.register(&body).await)
+    answer(finish(async move { shared.operator.register(&body).await }).await)
 }
 
 async fn show(State(shared): State<Shared>, Path(peer): Path<String>) -> Answer {
@@ -84,12 +84,12 @@ async fn update(
 ) -> Answer {
     let peer = number(&peer)?;
     let body = object(&shared.server, request).await?;
-    answer(shared.operator.update(peer, &body).await)
+    answer(finish(async move { shared.operator.update(peer, &body).await }).await)
 }
 
 async fn remove(State(shared): State<Shared>, Path(peer): Path<String>) -> Answer {
     let peer = number(&peer)?;
-    done(shared.operator.remove(peer).await)
+    done(finish(async move { shared.operator.remove(peer).await }).await)
 }
 
 async fn list_tunnels(State(shared): State<Shared>, Path(peer): Path<String>) -> Answer {
@@ -104,7 +104,7 @@ async fn add_tunnel(
 ) -> Answer {
     let peer = number(&peer)?;
     let body = object(&shared.server, request).await?;
-    answer(shared.operator.add_tunnel(peer, &body).await)
+    answer(finish(async move { shared.operator.add_tunnel(peer, &body).await }).await)
 }
 
 async fn show_tunnel(
@@ -120,7 +120,7 @@ async fn remove_tunnel(
     Path((peer, tunnel)): Path<(String, String)>,
 ) -> Answer {
     let (peer, tunnel) = (number(&peer)?, number(&tunnel)?);
-    done(shared.operator.remove_tunnel(peer, tunnel).await)
+    done(finish(async move { shared.operator.remove_tunnel(peer, tunnel).await }).await)
 }
 
 async fn http_proxy(State(shared): State<Shared>) -> Answer {
@@ -129,7 +129,7 @@ async fn http_proxy(State(shared): State<Shared>) -> Answer {
 
 async fn set_http_proxy(State(shared): State<Shared>, request: Request) -> Answer {
     let body = object(&shared.server, request).await?;
-    answer(shared.operator.set_http_proxy(&body).await)
+    answer(finish(async move { shared.operator.set_http_proxy(&body).await }).await)
 }
 
 async fn factory_reset(
@@ -138,8 +138,22 @@ async fn factory_reset(
     request: Request,
 ) -> Answer {
     let body = object(&shared.server, request).await?;
-    let servers = shared.operator.servers();
-    done(shared.operator.factory_reset(&body, &caller, &servers).await)
+    let work = async move {
+        let servers = shared.operator.servers();
+        shared.operator.factory_reset(&body, &caller, &servers).await
+    };
+    done(finish(work).await)
+}
+
+/// To its end, also if the caller does not wait for the answer: hyper drops the handler then, and a change that is
+/// in the file would not be in force.
+async fn finish<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::spawn(work).await.unwrap_or_else(|_| {
+        let text = "this failed; the daemon's log tells why";
+        Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text))
+    })
 }
 
 fn answer(done: Done) -> Answer {
