@@ -23,7 +23,8 @@ case ${1:-} in
     bench) wanted=("${build[@]}" haproxy=haproxy valgrind=valgrind) ;;
     test | memcheck)
         wanted=("${build[@]}" curl=curl openssl=openssl python3=python3 python3-venv)
-        [ "$1" = memcheck ] || wanted+=(postgresql tinyproxy-bin=tinyproxy)
+        # iproute2 and iptables: tests in networks of their own drop packets there.
+        [ "$1" = memcheck ] || wanted+=(postgresql tinyproxy-bin=tinyproxy iproute2=ip iptables=iptables)
         [ "${NGINX:-docker}" = host ] || wanted+=(docker.io=docker mmdebstrap=mmdebstrap)
         [ "$1" = test ] || wanted+=(valgrind=valgrind)
         ;;

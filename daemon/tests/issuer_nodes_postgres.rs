@@ -145,7 +145,7 @@ async fn k12_an_emergency_is_over_in_seconds_on_every_daemon() {
     for daemon in [&one, &two] {
         within(SOON, "its tokens are revoked", async || {
             let file = std::fs::read(daemon.path("public/revoked.json")).unwrap();
-            let file: serde_json::Value = serde_json::from_slice(&file).unwrap();
+            let file: Value = serde_json::from_slice(&file).unwrap();
             file["kid"].get(dropped.as_str().unwrap()).is_some()
         })
         .await;

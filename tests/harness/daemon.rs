@@ -332,6 +332,14 @@ pub fn bulk(mut stream: TcpStream) {
     stream.read_exact(&mut digest).expect("the hash of what was sent");
     assert!(sender.join().expect("the sender"), "not all {BULK} bytes were sent");
     assert_eq!(digest.to_vec(), service::expected(1), "what arrived is not what was sent");
+    download(stream);
+}
+
+/// 64 MiB from a [`crate::Service::source`].
+///
+/// # Panics
+/// If a byte is missing or another.
+pub fn download(mut stream: TcpStream) {
     let received = service::take(&mut stream).expect("all bytes of the answer");
     assert_eq!(received, service::expected(2), "what came back is not what was sent");
 }

@@ -12,6 +12,7 @@
 mod daemon;
 mod http;
 pub mod key_server;
+mod network;
 mod nginx;
 mod poll;
 mod ports;
@@ -22,8 +23,9 @@ mod service;
 mod setup;
 mod token;
 
-pub use daemon::{Client, Daemon, Gateway, Tunnel, bulk};
+pub use daemon::{Client, Daemon, Gateway, Tunnel, bulk, download};
 pub use http::{Answer, ask, ask_raw, exchange, get};
+pub use network::Network;
 pub use nginx::{Check, Nginx, NginxBuilder};
 pub use poll::{eventually, within};
 pub use ports::Port;

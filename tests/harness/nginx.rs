@@ -223,16 +223,8 @@ impl NginxBuilder {
         let builder = self.with(service);
         builder.write();
         let name = container_name(&builder.scratch);
-        let log = builder.scratch.join("state/output.log");
-        let mut command = builder.command(&name, &["-g", "daemon off;"]);
-        let process = Process::start("nginx", &mut command, &log);
-        let mut nginx = Nginx { process: Some(process), name, builder };
-        let service = format!("http://{}/", nginx.builder.service.address());
-        eventually("nginx answers", || {
-            let process = nginx.process.as_mut().expect("it was started");
-            assert!(process.is_running(), "nginx has ended: {}", process.log());
-            try_ask("GET", &service, &[], None).ok()
-        });
+        let mut nginx = Nginx { process: None, name, builder };
+        nginx.launch();
         nginx
     }
 
@@ -291,6 +283,44 @@ impl Nginx {
         NginxBuilder::bare(&format!("server {{ listen LISTEN;\n{server}\n}}"))
             .jwks(&crate::jwks(&[key]))
             .start()
+    }
+
+    fn launch(&mut self) {
+        let log = self.builder.scratch.join("state/output.log");
+        let mut command = self.builder.command(&self.name, &["-g", "daemon off;"]);
+        let mut process = Process::start("nginx", &mut command, &log);
+        let service = format!("http://{}/", self.builder.service.address());
+        eventually("nginx answers", || {
+            assert!(process.is_running(), "nginx has ended: {}", process.log());
+            try_ask("GET", &service, &[], None).ok()
+        });
+        self.process = Some(process);
+    }
+
+    /// Ends it at once, with all its connections.
+    pub fn stop(&mut self) {
+        if !is_host() {
+            // Ending the client would not end the container.
+            let _ = Command::new("docker").args(["kill", "-s", "TERM", &self.name]).output();
+            if let Some(process) = &mut self.process {
+                for _ in 0..250 {
+                    if !process.is_running() {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+            let _ = Command::new("docker").args(["rm", "-f", &self.name]).output();
+        }
+        self.process = None;
+    }
+
+    /// Starts it again after [`Nginx::stop`], with the same files.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_again(&mut self) {
+        self.launch();
     }
 
     /// The shipped configuration with this JWK Set.
@@ -438,20 +468,7 @@ impl Drop for Nginx {
         if std::thread::panicking() {
             say(&format!("---- nginx's error log ----\n{}", tail(&self.error_log())));
         }
-        if !is_host() {
-            // Ending the client would not end the container.
-            let _ = Command::new("docker").args(["kill", "-s", "TERM", &self.name]).output();
-            if let Some(process) = &mut self.process {
-                for _ in 0..250 {
-                    if !process.is_running() {
-                        break;
-                    }
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            }
-            let _ = Command::new("docker").args(["rm", "-f", &self.name]).output();
-        }
-        self.process = None;
+        self.stop();
     }
 }
 

@@ -43,7 +43,20 @@ impl Service {
         })
     }
 
-    fn start(serve: fn(TcpStream)) -> Self {
+    /// Sends the 64 MiB that [`fill`] makes.
+    #[must_use]
+    pub fn source() -> Self {
+        Self::start(|mut stream| {
+            give(&mut stream, 2);
+        })
+    }
+
+    /// Gives each connection to `serve`, in a thread.
+    ///
+    /// # Panics
+    /// If there is no port for it.
+    #[must_use]
+    pub fn start(serve: fn(TcpStream)) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("its address");
         let connections = Arc::new(AtomicUsize::new(0));

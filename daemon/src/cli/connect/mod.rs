@@ -8,7 +8,7 @@ mod line;
 mod options;
 mod spec;
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -188,6 +188,7 @@ fn start_logging(debug: bool) {
     let level = if debug { "jwtunnel=debug" } else { "jwtunnel=warn" };
     let filter = EnvFilter::try_from_env("JWTUNNEL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let _ = tracing_subscriber::fmt()
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .with_env_filter(filter)
         .with_target(false)
