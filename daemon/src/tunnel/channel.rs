@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::control::{Control, RequestError};
 use super::dial::dial;
-use super::entrance::{Entrance, Used};
+use super::entrance::{Entrance, Use};
 use super::exit::{self, DialError, ExitOptions, Served};
 use super::features::Features;
 use super::frames::DataSocket;
@@ -298,7 +298,7 @@ impl Context {
         let Self { tunnel, .. } = &self;
         let options = |side| {
             let Channel { features, traffic, .. } = &*self.channel;
-            Options::new(side, features.half_close, false, &self.settings.timings, traffic)
+            Options::new(side, *features, false, &self.settings.timings, traffic)
         };
         match &tunnel.kind {
             Kind::Forward { address, port } => {
@@ -307,9 +307,10 @@ impl Context {
                     start: self.settings.timings.start,
                 };
                 let dial = || self.dial(address, port);
-                match exit::serve(ws, options, dial, &tunnel.life.retired, &tunnel.life.stop).await
-                {
-                    Served::Carried(outcome) => self.log_end(&outcome),
+                let ended = |outcome: &Outcome| self.log_end(outcome);
+                let life = &tunnel.life;
+                match exit::serve(ws, options, dial, ended, &life.retired, &life.stop).await {
+                    Served::Carried => {}
                     Served::Failed(error) => self.log_failure(&error),
                     Served::WrongStart => {
                         tracing::info!(event = "wrong_start", ident = %shown(self.caller.identifier()),
@@ -321,13 +322,14 @@ impl Context {
             }
             Kind::Reverse { entrance, .. } => {
                 let opened = |client: Origin| self.log_start(&client);
-                let options = options(Side::Entrance);
-                let used = entrance
-                    .serve(ws, options, &tunnel.life.retired, &tunnel.life.stop, opened)
-                    .await;
-                if let Used::Carried(outcome) = used {
-                    self.log_end(&outcome);
-                }
+                let use_of = Use {
+                    options: options(Side::Entrance),
+                    retired: &tunnel.life.retired,
+                    stop: &tunnel.life.stop,
+                    lifetime: self.settings.timings.start,
+                };
+                let ended = |outcome: &Outcome| self.log_end(outcome);
+                entrance.serve(ws, use_of, opened, ended).await;
             }
         }
     }

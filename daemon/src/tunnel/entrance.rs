@@ -30,6 +30,11 @@ const WAITING: usize = 256;
 /// Requested websockets that have not arrived yet.
 const REQUESTED: usize = 16;
 
+/// Websockets that wait for another connection, at most; and how long those beyond the wanted number do. So their
+/// number follows the connection rate.
+const REUSED: usize = 64;
+const SUPERFLUOUS: Duration = Duration::from_secs(10);
+
 /// A waiting websocket that ends sooner than this was refused rather than used up, and the next request waits.
 const SHORT_LIFE: Duration = Duration::from_secs(2);
 
@@ -53,19 +58,21 @@ pub(super) struct Entrance {
 struct State {
     waiting: VecDeque<(Plain, Origin)>,
     spare: usize,
+    /// How many should be.
+    pool: usize,
     /// Connections that got a websocket so far.
     carried: u64,
     /// For each websocket that was requested: when to give it up.
     requested: VecDeque<Instant>,
 }
 
-/// What became of a tunnel websocket at the entrance.
-#[derive(Debug)]
-pub(super) enum Used {
-    /// It ended before a connection needed it.
-    Unused,
-    /// It carried a connection.
-    Carried(Outcome),
+/// How a websocket is to be used at the entrance.
+pub(super) struct Use<'u> {
+    pub(super) options: Options,
+    pub(super) retired: &'u Stop,
+    pub(super) stop: &'u Stop,
+    /// After this it begins no other connection: the token with which it was opened may be long gone.
+    pub(super) lifetime: Duration,
 }
 
 impl Entrance {
@@ -128,6 +135,7 @@ impl Entrance {
                 let now = Instant::now();
                 let mut state = self.state();
                 state.requested.retain(|give_up| *give_up > now);
+                state.pool = pool;
                 let wanted = pool + state.waiting.len();
                 let room = REQUESTED.saturating_sub(state.requested.len());
                 let missing = wanted.saturating_sub(state.spare + state.requested.len()).min(room);
@@ -162,66 +170,91 @@ impl Entrance {
         self.changed.notify_waiters();
     }
 
-    /// Lets `ws` wait for a connection and carries it.
+    /// Lets `ws` wait for a connection and carries it, and the next ones for as long as both ends can go on.
     ///
-    /// `retired` ends a websocket that still waits; `stop` ends everything. `opened` is called when a connection
-    /// of this client begins.
+    /// `retired` ends a websocket that waits; `stop` ends everything. `opened` is called when a connection
+    /// of this client begins, `ended` when it is over.
     pub(super) async fn serve(
         &self,
         mut ws: DataSocket,
-        options: Options,
-        retired: &Stop,
-        stop: &Stop,
-        opened: impl FnOnce(Origin),
-    ) -> Used {
+        use_of: Use<'_>,
+        opened: impl Fn(Origin),
+        ended: impl Fn(&Outcome),
+    ) {
+        let Use { options, retired, stop, lifetime } = use_of;
+        let born = Instant::now();
         let mut spare = Spare::new(self);
+        while let Some((mut used, stream, address)) =
+            self.wait(ws, &mut spare, &options, retired).await
+        {
+            // Nothing is read from the connection before this, so a failure loses nothing: the next websocket
+            // gets the connection.
+            let start = used.send(Message::Text(START.into()));
+            if !matches!(timeout(options.close, start).await, Ok(Ok(()))) {
+                return self.put_back(stream, address);
+            }
+            opened(address);
+            let (outcome, left) =
+                session::run(used, stream, Vec::new(), options.clone(), stop).await;
+            ended(&outcome);
+            let Some(left) = left else { return };
+            if born.elapsed() >= lifetime || !spare.again() {
+                return refuse(left, CloseCode::Normal, "").await;
+            }
+            ws = left;
+        }
+    }
+
+    /// Keeps a websocket until there is a connection for it.
+    async fn wait(
+        &self,
+        mut ws: DataSocket,
+        spare: &mut Spare<'_>,
+        options: &Options,
+        retired: &Stop,
+    ) -> Option<(DataSocket, Plain, Origin)> {
         loop {
             let silence = options.ping.map(|interval| Instant::now() + interval);
             let (stream, address) = tokio::select! {
                 biased;
                 reason = retired.stopped() => {
                     refuse(ws, reason.close_code(), "").await;
-                    return Used::Unused;
+                    return None;
                 }
                 // Before the queue: a websocket whose end is already known takes no connection.
                 message = ws.next() => match message {
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                     Some(Ok(Message::Close(_))) => {
                         let _ = timeout(options.close, ws.flush()).await;
-                        return Used::Unused;
+                        return None;
                     }
                     Some(Ok(_)) => {
                         // The exit has nothing to say before the start.
                         refuse(ws, CloseCode::Protocol, "").await;
-                        return Used::Unused;
+                        return None;
                     }
                     Some(Err(error)) => {
                         if let Some(code) = error_code(&error) {
                             refuse(ws, code, "").await;
                         }
-                        return Used::Unused;
+                        return None;
                     }
-                    None => return Used::Unused,
+                    None => return None,
                 },
                 waiting = self.take() => waiting,
                 () = maybe(silence) => {
                     if timeout(options.close, ws.send(Message::Ping(Bytes::new()))).await.is_err() {
-                        return Used::Unused;
+                        return None;
                     }
                     continue;
                 }
+                () = spare.superfluous() => {
+                    refuse(ws, CloseCode::Normal, "").await;
+                    return None;
+                }
             };
             spare.taken();
-            // Nothing is read from the connection before this, so a failure loses nothing: the next websocket
-            // gets the connection.
-            let start = ws.send(Message::Text(START.into()));
-            if !matches!(timeout(options.close, start).await, Ok(Ok(()))) {
-                self.put_back(stream, address);
-                return Used::Unused;
-            }
-            opened(address);
-            let outcome = session::run(ws, stream, Vec::new(), options, stop).await;
-            return Used::Carried(outcome);
+            return Some((ws, stream, address));
         }
     }
 
@@ -260,6 +293,35 @@ impl<'e> Spare<'e> {
         drop(state);
         entrance.changed.notify_waiters();
         Self { entrance, since: Instant::now(), waits: true }
+    }
+
+    /// Waits once more, for the next connection; not where enough others do.
+    fn again(&mut self) -> bool {
+        let mut state = self.entrance.state();
+        if state.spare >= REUSED {
+            return false;
+        }
+        state.spare += 1;
+        drop(state);
+        (self.since, self.waits) = (Instant::now(), true);
+        self.entrance.changed.notify_waiters();
+        true
+    }
+
+    /// Returns when this one has waited for long and enough others do, and waits no longer.
+    async fn superfluous(&mut self) {
+        let mut next = self.since + SUPERFLUOUS;
+        loop {
+            sleep_until(next).await;
+            let mut state = self.entrance.state();
+            if state.spare > state.pool {
+                state.spare -= 1;
+                self.waits = false;
+                return;
+            }
+            drop(state);
+            next = Instant::now() + SUPERFLUOUS;
+        }
     }
 
     fn taken(&mut self) {

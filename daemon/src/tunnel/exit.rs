@@ -54,8 +54,8 @@ pub(super) enum Served {
     WrongStart,
     /// The destination could not be reached.
     Failed(DialError),
-    /// It carried a connection.
-    Carried(Outcome),
+    /// It carried a connection with which it ended, after any number of others.
+    Carried,
 }
 
 /// How long to wait for what.
@@ -66,29 +66,65 @@ pub(super) struct ExitOptions {
     pub(super) start: Duration,
 }
 
-/// Serves one websocket to its end. `dial` is asked once, when the start message has come.
+/// Serves one websocket to its end. `dial` is asked whenever a start message has come, `ended` is told of each
+/// connection that was carried.
 ///
-/// `retired` ends a websocket that still waits; `stop` ends everything.
+/// `retired` ends a websocket that waits; `stop` ends everything.
 pub(super) async fn serve<D>(
     mut ws: DataSocket,
     options: ExitOptions,
-    dial: impl FnOnce() -> D,
+    dial: impl Fn() -> D,
+    ended: impl Fn(&Outcome),
     retired: &Stop,
     stop: &Stop,
 ) -> Served
 where
     D: Future<Output = Result<Plain, DialError>>,
 {
-    match wait_for_start(&mut ws, &options, retired).await {
+    let mut carried = false;
+    loop {
+        match serve_next(ws, &options, &dial, retired, stop).await {
+            Next::Ended(Served::Unused) if carried => return Served::Carried,
+            Next::Ended(served) => return served,
+            Next::Carried(outcome, left) => {
+                ended(&outcome);
+                carried = true;
+                match left {
+                    Some(left) => ws = left,
+                    None => return Served::Carried,
+                }
+            }
+        }
+    }
+}
+
+enum Next {
+    Ended(Served),
+    /// With the websocket, if it can go on.
+    Carried(Outcome, Option<DataSocket>),
+}
+
+/// Serves one connection.
+async fn serve_next<D>(
+    mut ws: DataSocket,
+    options: &ExitOptions,
+    dial: &impl Fn() -> D,
+    retired: &Stop,
+    stop: &Stop,
+) -> Next
+where
+    D: Future<Output = Result<Plain, DialError>>,
+{
+    match wait_for_start(&mut ws, options, retired).await {
         Start::Started => {}
-        Start::Ended => return Served::Unused,
+        Start::Ended => return Next::Ended(Served::Unused),
         Start::Refused(code) => {
             refuse(ws, code, "").await;
-            return Served::Unused;
+            return Next::Ended(Served::Unused);
         }
         Start::Wrong => {
             refuse(ws, CloseCode::Protocol, "expected the start message").await;
-            return Served::WrongStart;
+            return Next::Ended(Served::WrongStart);
         }
     }
     let mut early = Vec::new();
@@ -99,24 +135,26 @@ where
             if let Some(code) = fault {
                 refuse(ws, code, "").await;
             }
-            return Served::Unused;
+            return Next::Ended(Served::Unused);
         }
         reason = stop.stopped() => {
             refuse(ws, reason.close_code(), "").await;
-            return Served::Unused;
+            return Next::Ended(Served::Unused);
         }
     };
     match dialled {
         Ok(tcp) => {
             tcp.tune();
-            Served::Carried(session::run(ws, tcp, early, options.session, stop).await)
+            let session = options.session.clone();
+            let (outcome, left) = session::run(ws, tcp, early, session, stop).await;
+            Next::Carried(outcome, left)
         }
         Err(error) => {
             // Towards a peer without half-close every failure looks like an end, as it does from NETunnel.
             let code =
                 if options.session.half_close { CloseCode::Error } else { CloseCode::Normal };
             refuse(ws, code, "").await;
-            Served::Failed(error)
+            Next::Ended(Served::Failed(error))
         }
     }
 }

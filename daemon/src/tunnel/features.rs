@@ -8,6 +8,7 @@ use serde_json::Value;
 const HALF_CLOSE: &str = "half-close";
 const ZERO_MASK: &str = "zero-mask";
 const R7_STATUS: &str = "r7-status";
+const REUSE: &str = "reuse";
 
 /// The agreed extensions; the default is NETunnel's behaviour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,17 +19,27 @@ pub(super) struct Features {
     pub(super) r7_status: bool,
     /// The client's payload is masked with a key of zeros, that is, not at all.
     pub(super) zero_mask: bool,
+    /// A tunnel websocket whose connection has ended in order waits for the next one. Only with half-close, whose
+    /// markers tell where a connection ends.
+    pub(super) reuse: bool,
 }
 
 impl Features {
     /// Everything that this implementation has.
-    pub(super) const ALL: Self = Self { half_close: true, r7_status: true, zero_mask: true };
+    pub(super) const ALL: Self =
+        Self { half_close: true, r7_status: true, zero_mask: true, reuse: true };
 
     /// Those in the body of a request or answer that are known here.
     pub(super) fn from_body(body: &Value) -> Self {
         let offered = body.get("features").and_then(Value::as_array);
         let has = |name: &str| offered.is_some_and(|names| names.iter().any(|item| item == name));
-        Self { half_close: has(HALF_CLOSE), r7_status: has(R7_STATUS), zero_mask: has(ZERO_MASK) }
+        let half_close = has(HALF_CLOSE);
+        Self {
+            half_close,
+            r7_status: has(R7_STATUS),
+            zero_mask: has(ZERO_MASK),
+            reuse: half_close && has(REUSE),
+        }
     }
 
     pub(super) fn names(self) -> Vec<&'static str> {
@@ -36,6 +47,7 @@ impl Features {
             (self.half_close, HALF_CLOSE),
             (self.r7_status, R7_STATUS),
             (self.zero_mask, ZERO_MASK),
+            (self.reuse, REUSE),
         ];
         names.into_iter().filter_map(|(agreed, name)| agreed.then_some(name)).collect()
     }
@@ -54,6 +66,8 @@ mod tests {
         {
             assert_eq!(Features::from_body(&body), Features::default());
         }
+        // Without the markers nobody knows where a connection ends.
+        assert_eq!(Features::from_body(&json!({"features": ["reuse"]})), Features::default());
         let all = json!({"features": Features::ALL.names()});
         assert_eq!(Features::from_body(&all), Features::ALL);
     }

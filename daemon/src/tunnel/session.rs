@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use super::features::Features;
 use super::frames::DataSocket;
 use super::plain::Plain;
 use super::settings::Timings;
@@ -50,6 +51,8 @@ pub(super) struct Options {
     pub(super) side: Side,
     /// Both ends agreed that an empty binary message ends one direction only.
     pub(super) half_close: bool,
+    /// Both ends agreed that the websocket outlives a connection that has ended in order.
+    pub(super) reuse: bool,
     /// Send a ping after so much silence, so that proxies between keep the connection. Only clients do.
     pub(super) ping: Option<Duration>,
     /// End it after so long without payload.
@@ -64,14 +67,15 @@ pub(super) struct Options {
 impl Options {
     pub(super) fn new(
         side: Side,
-        half_close: bool,
+        features: Features,
         ping: bool,
         timings: &Timings,
         traffic: &Arc<Traffic>,
     ) -> Self {
         Self {
             side,
-            half_close,
+            half_close: features.half_close,
+            reuse: features.reuse,
             ping: ping.then_some(timings.ping),
             idle: (!timings.idle.is_zero()).then_some(timings.idle),
             stall: timings.stall,
@@ -112,14 +116,14 @@ pub(super) struct Outcome {
 }
 
 /// Copies in both directions until the end. `early` is what the websocket brought before the TCP side
-/// existed.
+/// existed. The websocket comes back if it can carry another connection.
 pub(super) async fn run(
     ws: DataSocket,
     tcp: Plain,
     early: Vec<Message>,
     options: Options,
     stop: &Stop,
-) -> Outcome {
+) -> (Outcome, Option<DataSocket>) {
     let traffic = options.traffic.clone();
     let _open = traffic.opened();
     let mut session = Session::new(ws, tcp, options);
@@ -269,6 +273,8 @@ impl Session {
         // The read side is polled in every state that can still see a CLOSE, except while the queue is full.
         if matches!(self.receiving, Receiving::Closed | Receiving::Gone)
             || self.inbound_bytes >= INBOUND_LIMIT
+            // What comes now is the next connection's.
+            || (self.options.reuse && self.both_ended())
         {
             return false;
         }
@@ -494,8 +500,25 @@ impl Session {
         self.queue_close(code);
     }
 
+    /// Both programs have sent everything, and both ends of the tunnel know.
+    fn both_ended(&self) -> bool {
+        self.eof && self.receiving == Receiving::Ended
+    }
+
+    /// Nothing is left of this connection, and the websocket has come to no harm.
+    fn leaves_websocket(&self) -> bool {
+        self.options.reuse
+            && self.both_ended()
+            && self.delivering == Delivering::Ended
+            && !self.closing
+            && self.stopped.is_none()
+            && self.doomed.is_none()
+            && self.outbound.is_empty()
+            && !self.flushing
+    }
+
     fn close_when_both_ended(&mut self) {
-        if !self.reading && self.receiving == Receiving::Ended {
+        if !self.reading && self.receiving == Receiving::Ended && !self.options.reuse {
             self.queue_close(CloseCode::Normal);
         }
     }
@@ -515,6 +538,9 @@ impl Session {
         if let Some(end) = self.doomed {
             // Nothing left to deliver; only our own CLOSE should still leave.
             return said.then_some(end);
+        }
+        if self.leaves_websocket() {
+            return Some(End::Clean);
         }
         match self.receiving {
             Receiving::Gone if !self.closing => Some(End::Lost),
@@ -608,8 +634,12 @@ impl Session {
         Poll::Ready(None)
     }
 
-    async fn finish(mut self, end: End) -> Outcome {
+    async fn finish(mut self, end: End) -> (Outcome, Option<DataSocket>) {
         let outcome = Outcome { sent: self.sent, received: self.received, end };
+        if self.leaves_websocket() {
+            self.ws.rest();
+            return (outcome, Some(self.ws));
+        }
         match end {
             End::Clean => {
                 // A program that is still sending would get RST for bytes that nobody reads, and with it lose
@@ -625,6 +655,6 @@ impl Session {
             // A cut stream must not look complete to the program.
             _ => self.tcp.reset(),
         }
-        outcome
+        (outcome, None)
     }
 }

@@ -39,7 +39,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::task::TaskTracker;
 
 use super::control::{self, Control, ControlEnd};
-use super::entrance::{self, Used};
+use super::entrance::{self, Use};
 use super::exit::{self, DialError, ExitOptions, Served};
 use super::features::Features;
 use super::frames::DataSocket;
@@ -501,17 +501,19 @@ impl Shared {
     fn enter(self: Arc<Self>, lane: &Arc<Lane>, entrance: &Entrance, ws: DataSocket) {
         let (life, entrance) = (lane.life.clone(), entrance.entrance.clone());
         lane.life.tasks.spawn(async move {
-            let options = self.options(Side::Entrance);
+            let use_of = Use {
+                options: self.options(Side::Entrance),
+                retired: &life.retired,
+                stop: &life.stop,
+                lifetime: self.timings.start,
+            };
             let opened = |origin: Origin| tracing::debug!(client = %origin, "connection opened");
-            match entrance.serve(ws, options, &life.retired, &life.stop, opened).await {
-                Used::Carried(outcome) => log_end(&outcome),
-                Used::Unused => {}
-            }
+            entrance.serve(ws, use_of, opened, log_end).await;
         });
     }
 
     fn options(&self, side: Side) -> Options {
-        Options::new(side, self.features.half_close, true, &self.timings, &self.traffic)
+        Options::new(side, self.features, true, &self.timings, &self.traffic)
     }
 
     /// Opens one websocket of a reverse tunnel and serves it.
@@ -532,8 +534,8 @@ impl Shared {
                 start: self.timings.start,
             };
             let dial = || dial(&target, self.timings.dial);
-            match exit::serve(ws, options, dial, &life.retired, &life.stop).await {
-                Served::Carried(outcome) => log_end(&outcome),
+            match exit::serve(ws, options, dial, log_end, &life.retired, &life.stop).await {
+                Served::Carried => {}
                 Served::Failed(error) => {
                     self.traffic.failed();
                     warn(&DIAL_FAILED, "the local end cannot be reached", &error);

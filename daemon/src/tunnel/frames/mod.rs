@@ -88,6 +88,12 @@ impl DataSocket {
         self.keeps_buffer = true;
     }
 
+    /// Waits for its next connection, without a buffer.
+    pub(super) fn rest(&mut self) {
+        self.keeps_buffer = false;
+        self.release_buffer();
+    }
+
     pub(super) fn holds_buffer(&self) -> bool {
         self.input.is_empty() && self.input.capacity() > 0
     }
