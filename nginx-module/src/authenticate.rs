@@ -5,11 +5,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use jwt_core::{
-    Claims, ClaimsSet, Compact, CompactError, JwkSet, Policy, Rejection, VerifiedJws, VerifyError,
+    Claims, ClaimsSet, Compact, CompactError, JwkSet, Rejection, VerifiedJws, VerifyError,
     dangerous,
 };
 
-use crate::conf::{Cached, LocConf, MainConf};
+use crate::conf::{Cached, LocConf, MainConf, Policies};
 use crate::context::{Context, Outcome, Refused, Verified};
 use crate::error::{Cause, Refusal};
 use crate::ffi::Request;
@@ -177,7 +177,7 @@ fn verify(
         return finish(request, conf, Cached { issuer, ..cached }, true);
     }
     // Before any key is tried: a refused algorithm costs no signature check.
-    policy(conf, issuer).check_header(compact.header())?;
+    policies(conf, issuer).usual.check_header(compact.header())?;
     let set = match compact.verify(&keys) {
         Ok(jws) => jws.into_claims_set().map_err(Rejection::from)?,
         Err(VerifyError::UnknownKey) if let Some(sources) = sources => {
@@ -191,9 +191,9 @@ fn verify(
     finish(request, conf, cached, false)
 }
 
-/// The policy for tokens of this issuer.
-fn policy(conf: &LocConf, issuer: usize) -> &Policy {
-    conf.issuers().and_then(|issuers| issuers.policies.get(issuer)).unwrap_or(conf.policy())
+/// The policies for tokens of this issuer.
+fn policies(conf: &LocConf, issuer: usize) -> &Policies {
+    conf.issuers().and_then(|issuers| issuers.policies.get(issuer)).unwrap_or(conf.policies())
 }
 
 /// A token whose signature this worker has checked before with a key set that is still in force.
@@ -233,11 +233,10 @@ fn check(
     set: &Arc<ClaimsSet>,
     issuer: usize,
 ) -> Result<Claims, Failure> {
-    let mut policy = policy(conf, issuer);
-    policy.check_header(set.header())?;
-    if conf.dialect().is_kjdev() && rule_replaces_exp(request, conf, set) {
-        policy = conf.policy_without_exp();
-    }
+    let Policies { usual, without_exp } = policies(conf, issuer);
+    usual.check_header(set.header())?;
+    let lax = conf.dialect().is_kjdev() && rule_replaces_exp(request, conf, set);
+    let policy = if lax { without_exp } else { usual };
     let claims = policy.admit(set, request.now()).map_err(Rejection::from)?;
     check_revocation(conf, set)?;
     Ok(claims)

@@ -227,9 +227,22 @@ pub(crate) struct LocConf {
     dialect: Dialect,
     keys: Option<Rc<KeySources>>,
     issuers: Option<Rc<Issuers>>,
-    policy: Policy,
-    /// The policy for a token whose `exp` a rule has judged (dialect kjdev).
-    policy_without_exp: Policy,
+    policies: Policies,
+}
+
+/// What a verified token must satisfy, of whatever issuer it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Policies {
+    pub(crate) usual: Policy,
+    /// The same for a token whose `exp` a rule has judged (dialect kjdev).
+    pub(crate) without_exp: Policy,
+}
+
+impl Policies {
+    pub(crate) fn new(usual: Policy) -> Self {
+        let without_exp = Policy { validate_exp: false, ..usual.clone() };
+        Self { usual, without_exp }
+    }
 }
 
 impl LocConf {
@@ -270,10 +283,10 @@ impl LocConf {
         take(&mut self.set_cookie, &parent.set_cookie);
         self.merge_keys(parent);
         self.merge_rules(parent);
-        self.make_policy();
+        self.policies = Policies::new(self.make_policy());
         self.issuers = match &*self.issuer_list {
             [] => None,
-            list => Some(Rc::new(Issuers::new(list.to_vec(), &self.policy))),
+            list => Some(Rc::new(Issuers::new(list.to_vec(), self.policy()))),
         };
         if self.phase() == Phase::Preaccess
             || self.claim_headers.as_ref().is_some_and(|list| !list.is_empty())
@@ -366,8 +379,8 @@ impl LocConf {
         self.rules.iter().map(|(_, rule)| Rc::clone(rule)).collect()
     }
 
-    fn make_policy(&mut self) {
-        self.policy = Policy {
+    fn make_policy(&self) -> Policy {
+        Policy {
             leeway: self.leeway.unwrap_or_default(),
             validate_exp: self.validate_exp.unwrap_or(true),
             validate_nbf: self.validate_nbf.unwrap_or(true),
@@ -379,8 +392,7 @@ impl LocConf {
             audience: self.audience.clone().unwrap_or_default(),
             scope: self.scope.clone().unwrap_or_default(),
             ..Policy::default()
-        };
-        self.policy_without_exp = Policy { validate_exp: false, ..self.policy.clone() };
+        }
     }
 
     /// A claim's or a header parameter's place, as this level's `auth_jwt_allow_nested` reads names.
@@ -421,11 +433,11 @@ impl LocConf {
     }
 
     pub(crate) fn policy(&self) -> &Policy {
-        &self.policy
+        &self.policies.usual
     }
 
-    pub(crate) fn policy_without_exp(&self) -> &Policy {
-        &self.policy_without_exp
+    pub(crate) fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     pub(crate) fn rules(&self) -> &[(ClaimPath, Rc<Rule>)] {
@@ -461,7 +473,7 @@ impl LocConf {
     }
 
     pub(crate) fn leeway_seconds(&self) -> i64 {
-        i64::try_from(self.policy.leeway.as_secs()).unwrap_or(i64::MAX)
+        i64::try_from(self.policy().leeway.as_secs()).unwrap_or(i64::MAX)
     }
 
     pub(crate) fn key_inherit(&self) -> Inherit {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jwt_core::{JwkSet, Policy};
 
+use crate::conf::Policies;
 use crate::dialect::kjdev_file_line;
 use crate::ffi::{ComplexValue, Request, Zone};
 use crate::key_request::{Fetched, KeyRequest};
@@ -317,7 +318,7 @@ pub(crate) struct Issuer {
 pub(crate) struct Issuers {
     pub(crate) list: Vec<Rc<Issuer>>,
     /// The level's policy with each issuer's own rules.
-    pub(crate) policies: Vec<Policy>,
+    pub(crate) policies: Vec<Policies>,
     /// What stands for a key set's id in the cache of verified tokens: which issuer a token is from is known only
     /// once it is decoded.
     pub(crate) scope: u64,
@@ -336,7 +337,7 @@ impl Issuers {
                 if !issuer.algorithms.is_empty() {
                     policy.algorithms.clone_from(&issuer.algorithms);
                 }
-                policy
+                Policies::new(policy)
             })
             .collect();
         // A set's id is unique, so this is no other set's.
