@@ -409,6 +409,35 @@ fn the_uri_may_name_the_issuer() {
     }
 }
 
+/// rel:K5: an address that depends on the token is the one that is asked again for a key that is new.
+#[test]
+fn a_new_key_is_looked_for_where_the_token_leads() {
+    let (old, new) = (SigningKey::generate("old"), SigningKey::generate("new"));
+    let (other, keys) = (SigningKey::generate("other"), KeyServer::of(""));
+    let serve = |key: &SigningKey| {
+        let (a, other) = (ok(&jwks(&[key])), ok(&jwks(&[&other])));
+        keys.behave(move |request, stream| {
+            send(stream, if request.starts_with("GET /keys?iss=a ") { &a } else { &other });
+        });
+    };
+    serve(&old);
+    let nginx = one_process(
+        keys.address(),
+        "location / { auth_jwt x; auth_jwt_key_request /_keys?iss=$jwt_claim_iss;
+             auth_jwt_key_cache 1h; proxy_pass http://SERVICE; }",
+    );
+    let status = |key: &SigningKey| {
+        nginx.get_with("/", &key.sign(&json!({"iss": "a", "exp": now() + 300}))).status
+    };
+    assert_eq!(status(&old), 200);
+    serve(&new);
+    eventually("the new key is found", || (status(&new) == 200).then_some(()));
+    assert_eq!(status(&old), 401, "a key that is gone");
+    for request in keys.requests() {
+        assert!(request.starts_with("GET /keys?iss=a "), "asked elsewhere: {request}");
+    }
+}
+
 /// rel:T9, mod:D9: a token that nobody has signed yet does not write the key server's request.
 #[test]
 fn a_claim_can_not_break_out_of_the_uri() {

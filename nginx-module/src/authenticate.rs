@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use jwt_core::{
-    Claims, ClaimsSet, Compact, CompactError, JwkSet, Rejection, VerifiedJws, VerifyError,
+    Claims, ClaimsSet, Compact, CompactError, JwkSet, Object, Rejection, VerifiedJws, VerifyError,
     dangerous,
 };
 
@@ -166,8 +166,8 @@ fn verify(
 ) -> Result<Verified, Failure> {
     let Candidate { token, compact, here, scope } = candidate;
     let main = request.main_conf();
-    let (keys, sources, issuer) = match here {
-        Some(keys) => (keys, conf.keys(), 0),
+    let Resolution { keys, sources, issuer, claims } = match here {
+        Some(keys) => Resolution { keys, sources: conf.keys(), issuer: 0, claims: None },
         None => resolve(request, conf, context, &compact, patience)?,
     };
     let is_dynamic = sources.is_some_and(KeySources::is_dynamic);
@@ -181,7 +181,12 @@ fn verify(
     let set = match compact.verify(&keys) {
         Ok(jws) => jws.into_claims_set().map_err(Rejection::from)?,
         Err(VerifyError::UnknownKey) if let Some(sources) = sources => {
-            return Err(unknown_key(request, conf, sources, patience));
+            let mut unknown = || unknown_key(request, conf, sources, patience);
+            return Err(match claims {
+                // The places of keys may depend on the token here as they did above.
+                Some(claims) => context.with_unverified(claims, unknown),
+                None => unknown(),
+            });
         }
         Err(error) => return Err(Rejection::from(error).into()),
     };
@@ -285,6 +290,15 @@ fn check_revocation(conf: &LocConf, set: &ClaimsSet) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The keys for a token, and where they are from.
+struct Resolution<'c> {
+    keys: Arc<JwkSet>,
+    sources: Option<&'c KeySources>,
+    issuer: usize,
+    /// The unverified claims that have chosen the keys, if they could.
+    claims: Option<Rc<Object>>,
+}
+
 /// The keys for this token, where they depend on it or on the request.
 fn resolve<'c>(
     request: &mut Request<'_>,
@@ -292,9 +306,10 @@ fn resolve<'c>(
     context: &Context,
     compact: &Compact<'_>,
     patience: Patience,
-) -> Result<(Arc<JwkSet>, Option<&'c KeySources>, usize), Failure> {
+) -> Result<Resolution<'c>, Failure> {
     // Unverified, and used for nothing but to choose the keys that then have to verify it.
-    let claims = dangerous::claims(compact).ok_or(Rejection::from(CompactError::Segments))?;
+    let claims =
+        Rc::new(dangerous::claims(compact).ok_or(Rejection::from(CompactError::Segments))?);
     let (sources, issuer) = match (conf.issuers(), conf.keys()) {
         (Some(issuers), _) => {
             let issuer = find_issuer(issuers, &claims).ok_or(Cause::Issuer)?;
@@ -303,16 +318,18 @@ fn resolve<'c>(
         (None, Some(keys)) => (keys, 0),
         (None, None) => return Err(Cause::NoKeySource.into()),
     };
-    match context
-        .with_unverified(Rc::new(claims), || sources.resolve(request, patience, conf.freshness()))
-    {
-        Resolved::Keys(keys) => Ok((keys, Some(sources), issuer)),
+    match context.with_unverified(Rc::clone(&claims), || {
+        sources.resolve(request, patience, conf.freshness())
+    }) {
+        Resolved::Keys(keys) => {
+            Ok(Resolution { keys, sources: Some(sources), issuer, claims: Some(claims) })
+        }
         Resolved::Unavailable => Err(Cause::KeysUnavailable.into()),
         Resolved::Wait => Err(Failure::Wait),
     }
 }
 
-fn find_issuer(issuers: &Issuers, claims: &jwt_core::Object) -> Option<usize> {
+fn find_issuer(issuers: &Issuers, claims: &Object) -> Option<usize> {
     issuers.find(&claims.str("iss")?)
 }
 
