@@ -205,6 +205,30 @@ fn a_variable_that_is_read_before_the_keys_are_there_is_empty() {
     assert_eq!(seen("/cached", "garbage"), (401, empty));
 }
 
+/// rel:K5: a variable that is read before the key of a token is there does not settle that it is unknown.
+#[test]
+fn a_variable_that_is_read_before_a_new_key_is_there_spoils_nothing() {
+    let (old, new) = (SigningKey::generate("old"), SigningKey::generate("new"));
+    let keys = KeyServer::of(&jwks(&[&old]));
+    let nginx = one_process(
+        keys.address(),
+        "auth_jwt x; auth_jwt_key_request /_keys; auth_jwt_key_cache 1h;
+         location / { set $early \"<$jwt_claim_identifier>\"; proxy_pass http://SERVICE; }
+         location /header { auth_jwt_claim_header X-Identifier identifier;
+             add_header X-Status $auth_jwt_status always; proxy_pass http://SERVICE; }",
+    );
+    let status = |path: &str, key: &SigningKey| nginx.get_with(path, &key.token("me")).status;
+    assert_eq!(status("/", &old), 200);
+    keys.answer(ok(&jwks(&[&old, &new])));
+    eventually("the new key is fetched", || (status("/", &new) == 200).then_some(()));
+    let newer = SigningKey::generate("newer");
+    keys.answer(ok(&jwks(&[&newer])));
+    eventually("the newer key is fetched", || (status("/header", &newer) == 200).then_some(()));
+    // A key that is really unknown stays so, and is looked for once a second.
+    let answer = nginx.get_with("/header", &old.token("me"));
+    assert_eq!((answer.status, answer.header("x-status")), (401, Some("key_unknown")));
+}
+
 /// mod 2.1: a subrequest can't wait for another: it uses keys that are here, or the answer is 503 and the log says why.
 #[test]
 fn a_subrequest_uses_the_keys_that_are_here() {

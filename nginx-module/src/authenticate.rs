@@ -25,7 +25,8 @@ pub(crate) enum Progress {
     Wait,
 }
 
-/// Makes the outcome, or takes the one made before under the same configuration.
+/// Makes the outcome, or takes the one made before under the same configuration, unless that one has missed a key
+/// that a request which may wait can still get.
 pub(crate) fn authenticate(
     request: &mut Request<'_>,
     conf: &LocConf,
@@ -34,12 +35,12 @@ pub(crate) fn authenticate(
     let Some(context) = request.context() else {
         return Progress::Done(refused(Cause::Internal.into(), None, String::new()));
     };
-    if let Some(made) = context.outcome(conf) {
+    if let Some(made) = context.outcome(conf, patience) {
         return Progress::Done(made);
     }
     let progress = context.while_busy(|| judge(request, conf, context, patience));
     if let Progress::Done(outcome) = &progress {
-        context.set_outcome(conf, outcome.clone());
+        context.set_outcome(conf, patience, outcome.clone());
     }
     progress
 }

@@ -7,14 +7,27 @@ use std::rc::Rc;
 use jwt_core::{Claims, Object};
 
 use crate::conf::LocConf;
-use crate::error::Refusal;
+use crate::error::{Reason, Refusal};
 use crate::key_request::{Fetch, Stub, Ticket};
+use crate::key_source::Patience;
 
 /// What the check of a request's token has brought.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
     Verified(Verified),
     Refused(Rc<Refused>),
+}
+
+impl Outcome {
+    /// Whether it is a refusal that another key could have averted.
+    fn lacks_keys(&self) -> bool {
+        match self {
+            Self::Verified(_) => false,
+            Self::Refused(refused) => {
+                matches!(refused.refusal.reason(), Reason::KeyUnknown | Reason::KeysUnavailable)
+            }
+        }
+    }
 }
 
 /// The claims of a token that was verified and validated.
@@ -38,7 +51,7 @@ pub(crate) struct Refused {
 #[derive(Debug, Default)]
 pub(crate) struct Context {
     /// The outcome, and the configuration that it was reached under: another location has other rules.
-    outcome: RefCell<Option<(ConfId, Outcome)>>,
+    outcome: RefCell<Option<(ConfId, Patience, Outcome)>>,
     /// What the last outcome that verified a token was, for the log of a request that ends in another location.
     last: RefCell<Option<Verified>>,
     /// The refusal of the access phase, for `$auth_jwt_status`.
@@ -60,19 +73,27 @@ pub(crate) struct Context {
 struct ConfId(*const LocConf);
 
 impl Context {
-    /// The outcome that was reached under this very configuration.
-    pub(crate) fn outcome(&self, conf: &LocConf) -> Option<Outcome> {
+    /// The outcome that was reached under this very configuration. One that was reached without waiting, for want of
+    /// a key, is none for a request that may wait.
+    pub(crate) fn outcome(&self, conf: &LocConf, patience: Patience) -> Option<Outcome> {
         match &*self.outcome.borrow() {
-            Some((id, outcome)) if *id == ConfId(ptr::from_ref(conf)) => Some(outcome.clone()),
+            Some((id, reached, outcome))
+                if *id == ConfId(ptr::from_ref(conf))
+                    && (*reached == Patience::MayWait
+                        || patience == Patience::Now
+                        || !outcome.lacks_keys()) =>
+            {
+                Some(outcome.clone())
+            }
             _ => None,
         }
     }
 
-    pub(crate) fn set_outcome(&self, conf: &LocConf, outcome: Outcome) {
+    pub(crate) fn set_outcome(&self, conf: &LocConf, reached: Patience, outcome: Outcome) {
         if let Outcome::Verified(verified) = &outcome {
             self.last.replace(Some(verified.clone()));
         }
-        self.outcome.replace(Some((ConfId(ptr::from_ref(conf)), outcome)));
+        self.outcome.replace(Some((ConfId(ptr::from_ref(conf)), reached, outcome)));
     }
 
     /// What was verified last in this request, in whatever location.
