@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -90,6 +91,43 @@ fn a_client_that_leaves_takes_no_keys_from_the_others() {
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
     assert_eq!(nginx.get_with("/", &token).status, 200);
+}
+
+/// rel:K5: a made-up kid has keys fetched again that are still fresh; only its own request waits for that.
+#[test]
+fn a_made_up_kid_keeps_nobody_else_waiting() {
+    let key = SigningKey::generate("a");
+    let keys = KeyServer::of(&jwks(&[&key]));
+    // Longer than anything here takes, and shorter than a client waits.
+    let slow = "location = /_slow { internal; proxy_read_timeout 20s; proxy_pass http://KEYS/keys; }
+         location / { auth_jwt x; auth_jwt_key_request /_slow; auth_jwt_key_cache 1h; proxy_pass http://SERVICE; }";
+    let nginx = one_process(keys.address(), slow);
+    let token = key.token("me");
+    assert_eq!(nginx.get_with("/", &token).status, 200);
+    let gate = Arc::new(AtomicBool::new(false));
+    keys.behave({
+        let (gate, answer) = (Arc::clone(&gate), ok(&jwks(&[&key])));
+        move |_, stream| {
+            eventually("the others are served", || gate.load(Ordering::SeqCst).then_some(()));
+            send(stream, &answer);
+        }
+    });
+    let stranger = SigningKey::generate("made-up").token("me");
+    thread::scope(|scope| {
+        // Keys that have just come are not fetched again: until they are, such a request is answered at once.
+        let waiting = scope.spawn(|| {
+            while keys.count() < 2 {
+                assert_eq!(nginx.get_with("/", &stranger).status, 401);
+            }
+        });
+        eventually("the keys are fetched again", || (keys.count() == 2).then_some(()));
+        for _ in 0..5 {
+            assert_eq!(nginx.get_with("/", &token).status, 200);
+        }
+        assert!(!waiting.is_finished(), "the fetch is over, and has shown nothing");
+        gate.store(true, Ordering::SeqCst);
+    });
+    assert!(!nginx.error_log().contains("rejected"), "{}", nginx.error_log());
 }
 
 /// Issue part 1: many streams of one HTTP/2 connection wait for the same keys.

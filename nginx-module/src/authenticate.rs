@@ -52,7 +52,7 @@ fn refused(refusal: Refusal, kid: Option<&str>, keys: String) -> Outcome {
 /// Why there is no verified token.
 enum Failure {
     Wait,
-    /// Keys were made stale, so that another attempt waits for new ones.
+    /// Keys are fetched again, for which another attempt waits.
     Again,
     Refused(Box<Blame>),
 }
@@ -344,7 +344,6 @@ fn unknown_key(
 ) -> Failure {
     sources.look_soon();
     if patience == Patience::MayWait && sources.refetch(request) {
-        // The fetch is started by the next attempt, which is made at once.
         return Failure::Again;
     }
     if sources.is_refused(request, conf.freshness()) {

@@ -262,12 +262,12 @@ impl KeySources {
         }
     }
 
-    /// The same for keys that were fetched: whether they are to be fetched again for this request.
+    /// The same for keys that were fetched: whether this request waits for them to be fetched again.
     pub(crate) fn refetch(&self, request: &mut Request<'_>) -> bool {
         let mut again = false;
         for source in &self.sources {
             if let KeySource::Request(source) = source {
-                again |= source.expire(request);
+                again |= source.fetch_again(request);
             }
         }
         again
