@@ -59,7 +59,7 @@ fn use_up(request: &mut Request<'_>, conf: &LocConf, claims: &ClaimsSet) -> Resu
     let id = [iss.as_bytes(), b"\0", jti.as_bytes()].concat();
     // An internal redirect leads the same request through here again, and so does a subrequest of its own.
     let Some(context) = request.main_context() else { return Err(Cause::Internal.into()) };
-    if context.has_used(&id) {
+    if context.has_used(zone, &id) {
         return Ok(());
     }
     // Within the leeway an expired token is still accepted, so it must still be known.
@@ -70,7 +70,7 @@ fn use_up(request: &mut Request<'_>, conf: &LocConf, claims: &ClaimsSet) -> Resu
     }
     match zone.insert(&id, until, request.now()) {
         Seen::New => {
-            context.set_used(&id);
+            context.set_used(zone, &id);
             Ok(())
         }
         Seen::Before => Err(Cause::Replayed.into()),

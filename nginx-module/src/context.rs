@@ -8,6 +8,7 @@ use jwt_core::{Claims, Object};
 
 use crate::conf::LocConf;
 use crate::error::{Reason, Refusal};
+use crate::ffi::ReplayZone;
 use crate::key_request::{Fetch, Stub, Ticket};
 use crate::key_source::Patience;
 
@@ -61,8 +62,8 @@ pub(crate) struct Context {
     /// Whether the token is being checked, so that a variable must not start the same.
     busy: Cell<bool>,
     tickets: RefCell<Vec<Ticket>>,
-    /// The jti that this request has used up; after an internal redirect it is no replay.
-    used: RefCell<Option<Box<[u8]>>>,
+    /// What this request has used up, each in its zone; after an internal redirect it is no replay.
+    used: RefCell<Vec<(ZoneId, Box<[u8]>)>>,
     pub(crate) is_cookie_set: Cell<bool>,
     /// The lower-case names of headers that were set from claims, to take back in another location.
     pub(crate) claim_headers: RefCell<Vec<Box<str>>>,
@@ -71,6 +72,10 @@ pub(crate) struct Context {
 /// Tells one level of the configuration from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ConfId(*const LocConf);
+
+/// Tells one zone of the configuration from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ZoneId(*const ReplayZone);
 
 impl Context {
     /// The outcome that was reached under this very configuration. One that was reached without waiting, for want of
@@ -144,11 +149,12 @@ impl Context {
         tickets.push(ticket);
     }
 
-    pub(crate) fn has_used(&self, id: &[u8]) -> bool {
-        self.used.borrow().as_deref() == Some(id)
+    pub(crate) fn has_used(&self, zone: &ReplayZone, id: &[u8]) -> bool {
+        let zone = ZoneId(ptr::from_ref(zone));
+        self.used.borrow().iter().any(|(in_zone, used)| *in_zone == zone && **used == *id)
     }
 
-    pub(crate) fn set_used(&self, id: &[u8]) {
-        self.used.replace(Some(id.into()));
+    pub(crate) fn set_used(&self, zone: &ReplayZone, id: &[u8]) {
+        self.used.borrow_mut().push((ZoneId(ptr::from_ref(zone)), id.into()));
     }
 }
