@@ -203,6 +203,43 @@ fn neither_headers_nor_body_of_the_client_reach_the_key_server() {
     assert_eq!(service.count(), 3);
 }
 
+/// mod:D9: what nginx remembers of the client's fields is not remembered in the key request, nor the other way round.
+#[test]
+fn fields_that_were_read_before_do_not_reach_the_key_server() {
+    let key = SigningKey::generate("a");
+    let keys = KeyServer::of(&jwks(&[&key]));
+    let service = KeyServer::of("served");
+    const READ: &str = "$http_x_secret$http_authorization$cookie_s$content_length$content_type                        $remote_user$proxy_add_x_forwarded_for";
+    let text = format!(
+        "location = /_named {{ internal; proxy_set_header X-Named \"<{READ}$kept>\"; proxy_pass http://KEYS/named; }}
+         location / {{ set $kept kept; auth_jwt x token=$arg_t; auth_jwt_key_request /_named;
+             proxy_set_header X-Back \"<$http_x_secret$cookie_s>\"; proxy_pass http://SERVICE; }}
+         location /early {{ set $kept kept; set $early \"{READ}\"; auth_jwt x token=$arg_t;
+             auth_jwt_key_request /_named;
+             proxy_set_header X-Back \"<$http_x_secret$cookie_s>\"; proxy_pass http://SERVICE; }}",
+    );
+    let text = text.replace("SERVICE", service.address());
+    let nginx = one_process(keys.address(), &text);
+    let headers = [
+        ("authorization", "Basic c2VjcmV0OnNlY3JldA=="),
+        ("cookie", "s=secret"),
+        ("x-secret", "secret"),
+        ("x-forwarded-for", "secret"),
+    ];
+    for path in ["/", "/early"] {
+        let url = nginx.url(&format!("{path}?t={}", key.token("me")));
+        assert_eq!(ask("POST", &url, &headers, Some("{}")).status, 200, "{path}");
+    }
+    assert_eq!(keys.count(), 2);
+    for request in keys.requests() {
+        // The address of the client is nginx's own.
+        assert!(request.contains("X-Named: <127.0.0.1kept>\r\n"), "{request}");
+    }
+    for request in service.requests() {
+        assert!(request.contains("X-Back: <secretsecret>\r\n"), "{request}");
+    }
+}
+
 /// rel:K3, K5: stale-while-error in every way a key server can fail, over a reload, and back again.
 #[test]
 fn last_good_keys_serve_while_the_key_server_fails() {

@@ -111,15 +111,20 @@ impl<'r> Request<'r> {
         if value.0.lengths.is_null() {
             return self.complex_value(value);
         }
-        // SAFETY: [I2] [I6] the core module's configuration tells how many indexed variables a request has; each is
-        // a plain C struct, which is put back as it was.
+        let count = self.variable_count();
+        // SAFETY: [I2] a request has that many values of variables, each a plain C struct, which is put back as it
+        // was. A regular expression, of a map say, gets captures of its own; those of the location come back.
         unsafe {
             let r = self.r.as_ptr();
-            let count = (*self.core_conf()).variables.nelts;
             let mut before = Vec::with_capacity(count);
             ptr::copy_nonoverlapping((*r).variables, before.as_mut_ptr(), count);
             before.set_len(count);
+            let captures = ((*r).ncaptures, (*r).captures, (*r).captures_data);
+            let realloc_captures = (*r).realloc_captures();
+            (*r).set_realloc_captures(1);
             let text = self.complex_value(value);
+            ((*r).ncaptures, (*r).captures, (*r).captures_data) = captures;
+            (*r).set_realloc_captures(realloc_captures);
             ptr::copy_nonoverlapping(before.as_ptr(), (*r).variables, count);
             text
         }
@@ -196,6 +201,11 @@ impl<'r> Request<'r> {
 
     /// Has nginx forget what it remembers of variables `$http_NAME` whose NAME `is_changed`: they are read anew.
     pub(crate) fn forget_header_variables(&mut self, is_changed: impl Fn(&[u8]) -> bool) {
+        self.forget_variables(|name| name.strip_prefix(b"http_").is_some_and(&is_changed));
+    }
+
+    /// Has nginx forget what it remembers of variables whose name `is_changed`.
+    pub(super) fn forget_variables(&mut self, is_changed: impl Fn(&[u8]) -> bool) {
         // SAFETY: [I2] [I6] the core module's configuration lists the indexed variables, in the order of the values
         // that a request keeps.
         unsafe {
@@ -204,13 +214,19 @@ impl<'r> Request<'r> {
             let variables = (*core).variables.elts.cast::<ngx_http_variable_t>();
             for index in 0..(*core).variables.nelts {
                 let name = bytes(&(*variables.add(index)).name);
-                if name.strip_prefix(b"http_").is_some_and(&is_changed) {
+                if is_changed(name) {
                     let value = (*r).variables.add(index);
                     (*value).set_valid(0);
                     (*value).set_not_found(0);
                 }
             }
         }
+    }
+
+    /// How many values of variables nginx keeps with a request.
+    pub(super) fn variable_count(&self) -> usize {
+        // SAFETY: [I2] [I6]
+        unsafe { (*self.core_conf()).variables.nelts }
     }
 
     fn core_conf(&self) -> *const ngx_http_core_main_conf_t {
