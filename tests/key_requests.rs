@@ -475,6 +475,47 @@ fn a_new_key_is_looked_for_where_the_token_leads() {
     }
 }
 
+/// rel:T9: made-up tenants do not push out the keys of those that exist.
+#[test]
+fn made_up_tenants_push_out_no_keys() {
+    let key = SigningKey::generate("k");
+    let keys = KeyServer::start({
+        let good = ok(&jwks(&[&key]));
+        move |request, stream| match request.split(' ').nth(1) {
+            Some("/keys?iss=a") => send(stream, &good),
+            _ => send(stream, &answer_of("404 Not Found", "")),
+        }
+    });
+    let nginx = NginxBuilder::bare(&format!(
+        "server {{
+            listen LISTEN;
+            location = /_keys {{ internal; proxy_pass http://{}/keys; }}
+            location / {{ auth_jwt x; auth_jwt_key_request /_keys?iss=$jwt_claim_iss; auth_jwt_key_cache 1h;
+                proxy_pass http://SERVICE; }}
+            location /file {{ auth_jwt x; auth_jwt_key_file DIR/public/$jwt_claim_iss.json;
+                auth_jwt_key_refresh 1h; proxy_pass http://SERVICE; }}
+        }}",
+        keys.address()
+    ))
+    .main_level("master_process off;")
+    .file("a.json", &jwks(&[&key]))
+    .start();
+    let status = |path: &str, iss: &str| {
+        nginx.get_with(path, &key.sign(&json!({"iss": iss, "exp": now() + 300}))).status
+    };
+    for path in ["/", "/file"] {
+        assert_eq!(status(path, "a"), 200, "{path}");
+        for number in 0..300 {
+            assert_eq!(status(path, &format!("made-up-{number}")), 503, "{path} {number}");
+        }
+        assert_eq!(status(path, "a"), 200, "{path}");
+    }
+    let asked = keys.requests().iter().filter(|one| one.starts_with("GET /keys?iss=a ")).count();
+    assert_eq!(asked, 1, "the keys were fetched again");
+    let log = nginx.error_log();
+    assert_eq!(log.matches("jwt: keyset a gen=").count(), 1, "the file was read again: {log}");
+}
+
 /// rel:T9, mod:D9: a token that nobody has signed yet does not write the key server's request.
 #[test]
 fn a_claim_can_not_break_out_of_the_uri() {

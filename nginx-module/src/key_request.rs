@@ -130,6 +130,10 @@ impl KeyRequest {
         fetch.adopt(|(level, line)| request.log(level, &line));
         let mut fetches = self.fetches.borrow_mut();
         if fetches.len() >= ADDRESSES {
+            // Names that lead nowhere cost nothing to make up: they must not push out the keys in use.
+            fetches.retain(|_, fetch| fetch.running.get() || fetch.keys.borrow().is_some());
+        }
+        if fetches.len() >= ADDRESSES {
             // Those that are being fetched are in use.
             fetches.retain(|_, fetch| fetch.running.get());
         }

@@ -80,6 +80,10 @@ impl FileByVariable {
         let file = known.unwrap_or_else(|| {
             let mut files = self.files.borrow_mut();
             if files.len() >= FILES {
+                // Names that lead nowhere cost nothing to make up: they must not push out the keys in use.
+                files.retain(|_, file| file.is_loaded());
+            }
+            if files.len() >= FILES {
                 files.clear();
             }
             let file = Rc::new(WatchedFile::new(path.clone(), self.format));
