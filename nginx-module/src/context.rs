@@ -77,6 +77,15 @@ struct ConfId(*const LocConf);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ZoneId(*const ReplayZone);
 
+/// Does its work when it goes out of scope, also by a panic: the request goes on to be answered and logged.
+struct AtEnd<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for AtEnd<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 impl Context {
     /// The outcome that was reached under this very configuration. One that was reached without waiting, for want of
     /// a key, is none for a request that may wait.
@@ -117,9 +126,8 @@ impl Context {
     /// Marks the check of the token while `work` runs.
     pub(crate) fn while_busy<T>(&self, work: impl FnOnce() -> T) -> T {
         let before = self.busy.replace(true);
-        let done = work();
-        self.busy.set(before);
-        done
+        let _restore = AtEnd(|| self.busy.set(before));
+        work()
     }
 
     pub(crate) fn is_busy(&self) -> bool {
@@ -128,10 +136,9 @@ impl Context {
 
     /// Shows `claims` to variables while `work` runs.
     pub(crate) fn with_unverified<T>(&self, claims: Rc<Object>, work: impl FnOnce() -> T) -> T {
-        let before = self.unverified.replace(Some(claims));
-        let done = work();
-        self.unverified.replace(before);
-        done
+        let mut before = self.unverified.replace(Some(claims));
+        let _restore = AtEnd(|| drop(self.unverified.replace(before.take())));
+        work()
     }
 
     pub(crate) fn unverified(&self) -> Option<Rc<Object>> {
