@@ -371,6 +371,10 @@ fn accept_unchecked(
     jws: VerifiedJws,
 ) -> Result<Verified, Failure> {
     let set = Arc::new(jws.into_claims_set().map_err(Rejection::from)?);
-    let verified = finish(request, conf, Cached { set, keys: 0, issuer: 0 }, false)?;
+    let issuer = match conf.issuers() {
+        Some(issuers) => find_issuer(issuers, set.object()).ok_or(Cause::Issuer)?,
+        None => 0,
+    };
+    let verified = finish(request, conf, Cached { set, keys: 0, issuer }, false)?;
     Ok(Verified { cached: None, ..verified })
 }
