@@ -10,6 +10,7 @@ use std::time::Duration;
 use jwt_core::{Algorithm, ClaimPath, ClaimsSet, DenyList, Policy, TokenCache, limits};
 
 use crate::dialect::Dialect;
+use crate::error::ConfError;
 use crate::ffi::{ComplexValue, Metrics, ReplayZone, VariableIndex, Zone};
 use crate::key_source::{Freshness, Issuer, Issuers, KeySource, KeySources};
 use crate::output::{ClaimHeader, SetCookie};
@@ -247,7 +248,10 @@ impl Policies {
 
 impl LocConf {
     /// Takes from `parent` what this level does not say itself.
-    pub(crate) fn merge(&mut self, parent: &Self, main: &MainConf) {
+    ///
+    /// # Errors
+    /// [`ConfError::Conflict`] if what comes together contradicts itself.
+    pub(crate) fn merge(&mut self, parent: &Self, main: &MainConf) -> Result<(), ConfError> {
         self.dialect = main.dialect.get();
         self.merge_auth(parent);
         fn take<T: Clone>(own: &mut Option<T>, parent: &Option<T>) {
@@ -281,7 +285,7 @@ impl LocConf {
         take(&mut self.www_authenticate, &parent.www_authenticate);
         take(&mut self.claim_headers, &parent.claim_headers);
         take(&mut self.set_cookie, &parent.set_cookie);
-        self.merge_keys(parent);
+        self.merge_keys(parent)?;
         self.merge_rules(parent);
         self.policies = Policies::new(self.make_policy());
         self.issuers = match &*self.issuer_list {
@@ -293,6 +297,7 @@ impl LocConf {
         {
             main.needs_preaccess.set(true);
         }
+        Ok(())
     }
 
     fn merge_auth(&mut self, parent: &Self) {
@@ -306,7 +311,7 @@ impl LocConf {
         }
     }
 
-    fn merge_keys(&mut self, parent: &Self) {
+    fn merge_keys(&mut self, parent: &Self) -> Result<(), ConfError> {
         let none_of_own = self.key_sources.is_empty() && self.issuer_list.is_empty();
         match self.key_inherit() {
             // A level with keys of its own trusts these alone: a union would widen trust silently.
@@ -321,6 +326,14 @@ impl LocConf {
                 }
                 self.issuer_list.extend(parent.issuer_list.iter().cloned());
             }
+        }
+        if !self.key_sources.is_empty() && !self.issuer_list.is_empty() {
+            return Err(ConfError::Conflict(
+                "auth_jwt_issuer",
+                "auth_jwt_key_file or auth_jwt_key_request",
+                "keys that belong to no issuer would verify every issuer's tokens; one of them may come from the \
+                 level above (auth_jwt_key_inherit merge)",
+            ));
         }
         let refresh = self.key_refresh.unwrap_or(DEFAULT_REFRESH);
         self.keys = match &parent.keys {
@@ -348,6 +361,7 @@ impl LocConf {
         for file in self.deny_files.iter().map(|(_, file)| file).chain(&self.revocation_files) {
             file.ask_refresh(refresh);
         }
+        Ok(())
     }
 
     fn merge_rules(&mut self, parent: &Self) {

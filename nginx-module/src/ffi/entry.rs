@@ -56,6 +56,9 @@ static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     merge_loc_conf: Some(merge_loc_conf),
 };
 
+/// What is said of a panic while the configuration is read.
+const INTERNAL: &str = "internal error of ngx_http_jwt_module";
+
 /// What ends nginx's list of commands.
 const END: ngx_command_t = ngx_command_t {
     name: ngx_str_t { len: 0, data: ptr::null_mut() },
@@ -149,7 +152,7 @@ unsafe extern "C" fn set_directive(
             shim::conf_error()
         }
         Err(_) => {
-            view.log(Level::Emerg, "internal error of ngx_http_jwt_module");
+            view.log(Level::Emerg, INTERNAL);
             shim::conf_error()
         }
     }
@@ -185,14 +188,22 @@ unsafe extern "C" fn merge_loc_conf(
         let (parent, child) =
             unsafe { (&*parent.cast::<LocConf>(), &mut *child.cast::<LocConf>()) };
         // SAFETY: [I6]
-        let Some(main) = (unsafe { main_conf(&*cf) }) else { return };
-        child.merge(parent, main);
+        let main = unsafe { main_conf(&*cf) }.ok_or(ConfError::Nginx("auth_jwt"))?;
+        child.merge(parent, main)?;
         if child.is_enforced() && !child.has_keys() && child.validates_signature() {
             // SAFETY: [I2]
             unsafe { warn_no_keys(cf) };
         }
+        Ok::<_, ConfError>(())
     }));
-    if merged.is_ok() { ptr::null_mut() } else { shim::conf_error() }
+    let error = match merged {
+        Ok(Ok(())) => return ptr::null_mut(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => INTERNAL.to_owned(),
+    };
+    // SAFETY: [I2]
+    unsafe { shim::conf_log(Level::Emerg, cf, &error) };
+    shim::conf_error()
 }
 
 /// A location that asks for tokens and has no keys refuses everything, which is seldom meant.
