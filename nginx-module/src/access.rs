@@ -7,7 +7,7 @@ use crate::context::{Context, Outcome, Refused, Verified};
 use crate::dialect;
 use crate::error::{Cause, Reason, Refusal};
 use crate::ffi::Request;
-use crate::key_source::Patience;
+use crate::key_source::{KeySources, Patience};
 use crate::log::Level;
 use crate::output;
 use crate::token;
@@ -78,7 +78,7 @@ fn decide(request: &mut Request<'_>, phase: Phase) -> Decision {
         Progress::Wait => Outcome::Refused(std::rc::Rc::new(Refused {
             refusal: Refusal { cause: Cause::KeysUnavailable, status: conf.key_error() },
             kid: None,
-            keys: " cause=\"keys can't be fetched for a subrequest\"".to_owned(),
+            note: " cause=\"keys can't be fetched for a subrequest\"",
         })),
     };
     let Some(context) = request.context() else {
@@ -89,18 +89,14 @@ fn decide(request: &mut Request<'_>, phase: Phase) -> Decision {
             Ok(()) => allow(request, conf, context, &verified),
             Err(refusal) => {
                 let kid = verified.claims.header().kid();
-                refuse(request, conf, &refusal, kid, &keys_of(conf))
+                refuse(request, conf, &refusal, kid, "")
             }
         },
         Outcome::Refused(refused) => {
-            let Refused { refusal, kid, keys } = &*refused;
-            refuse(request, conf, refusal, kid.as_deref(), keys)
+            let Refused { refusal, kid, note } = &*refused;
+            refuse(request, conf, refusal, kid.as_deref(), note)
         }
     }
-}
-
-fn keys_of(conf: &LocConf) -> String {
-    conf.keys().map(crate::key_source::KeySources::describe).unwrap_or_default()
 }
 
 fn allow(
@@ -128,7 +124,7 @@ fn refuse(
     conf: &LocConf,
     refusal: &Refusal,
     kid: Option<&str>,
-    keys: &str,
+    note: &str,
 ) -> Decision {
     let reason = refusal.reason();
     if let Some(context) = request.context() {
@@ -137,7 +133,7 @@ fn refuse(
     if let Some(metrics) = request.main_conf().metrics.get() {
         metrics.refused(reason, conf.is_dry_run());
     }
-    log(request, conf, refusal, kid, keys);
+    log(request, conf, refusal, kid, note);
     if conf.is_dry_run() {
         // Not "allowed": where `satisfy any` asks for one grant, this is none.
         return Decision::Off;
@@ -157,7 +153,7 @@ fn log(
     conf: &LocConf,
     refusal: &Refusal,
     kid: Option<&str>,
-    keys: &str,
+    note: &str,
 ) {
     // A flood of bad tokens must not cost the making of lines that nobody sees.
     if !request.logs(refusal.level()) {
@@ -168,7 +164,8 @@ fn log(
         let token = token::find(request, conf).map(|token| token.text).unwrap_or_default();
         dialect::kjdev_line(request, conf, refusal, token)
     } else {
-        refusal.line(verb, kid, keys)
+        let keys = conf.keys().map(KeySources::describe).unwrap_or_default();
+        refusal.line(verb, kid, &format!("{keys}{note}"))
     };
     request.log(refusal.level(), &line);
 }

@@ -33,7 +33,7 @@ pub(crate) fn authenticate(
     patience: Patience,
 ) -> Progress {
     let Some(context) = request.context() else {
-        return Progress::Done(refused(Cause::Internal.into(), None, String::new()));
+        return Progress::Done(refused(Cause::Internal.into(), None));
     };
     if let Some(made) = context.outcome(conf, patience) {
         return Progress::Done(made);
@@ -45,8 +45,8 @@ pub(crate) fn authenticate(
     progress
 }
 
-fn refused(refusal: Refusal, kid: Option<&str>, keys: String) -> Outcome {
-    Outcome::Refused(Rc::new(Refused { refusal, kid: kid.map(Into::into), keys }))
+fn refused(refusal: Refusal, kid: Option<Box<str>>) -> Outcome {
+    Outcome::Refused(Rc::new(Refused { refusal, kid, note: "" }))
 }
 
 /// Why there is no verified token.
@@ -99,8 +99,7 @@ fn judge(
             if matches!(refusal.cause, Cause::KeysUnavailable) {
                 refusal.status = conf.key_error();
             }
-            let keys = conf.keys().map(KeySources::describe).unwrap_or_default();
-            Progress::Done(refused(refusal, kid.as_deref(), keys))
+            Progress::Done(refused(refusal, kid))
         }
     }
 }

@@ -43,9 +43,10 @@ pub(crate) struct Verified {
 #[derive(Debug)]
 pub(crate) struct Refused {
     pub(crate) refusal: Refusal,
-    /// The line's rest: which key it named, and which key sets there were.
+    /// Which key the token named.
     pub(crate) kid: Option<Box<str>>,
-    pub(crate) keys: String,
+    /// The line's rest.
+    pub(crate) note: &'static str,
 }
 
 /// Lives as long as the request, also where an internal redirect makes nginx forget the contexts of modules.
