@@ -47,6 +47,17 @@ pub(crate) fn preaccess(request: &mut Request<'_>) -> Decision {
     decision
 }
 
+/// The precontent phase: the location has let the request in. Where that was another module's doing (`satisfy any`),
+/// nginx takes back the challenge that was set last; ours may be an earlier one.
+pub(crate) fn precontent(request: &mut Request<'_>) -> Decision {
+    let conf = request.loc_conf();
+    // The page of an error is another location, and leaves the challenge that it explains as it is.
+    if request.current_context().is_some_and(|context| context.is_challenger(conf)) {
+        request.withdraw_challenge();
+    }
+    Decision::Off
+}
+
 /// Sets the headers if the token verifies with what is here.
 fn expose(request: &mut Request<'_>, conf: &LocConf) {
     if !conf.reads_tokens() {

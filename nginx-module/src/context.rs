@@ -65,6 +65,8 @@ pub(crate) struct Context {
     tickets: RefCell<Vec<Ticket>>,
     /// What this request has used up, each in its zone; after an internal redirect it is no replay.
     used: RefCell<Vec<(ZoneId, Box<[u8]>)>>,
+    /// The configuration whose challenge the answer carries.
+    challenger: Cell<Option<ConfId>>,
     pub(crate) is_cookie_set: Cell<bool>,
     /// The lower-case names of headers that were set from claims, to take back in another location.
     pub(crate) claim_headers: RefCell<Vec<Box<str>>>,
@@ -114,6 +116,15 @@ impl Context {
     /// What was verified last in this request, in whatever location.
     pub(crate) fn last_verified(&self) -> Option<Verified> {
         self.last.borrow().clone()
+    }
+
+    pub(crate) fn set_challenger(&self, conf: &LocConf) {
+        self.challenger.set(Some(ConfId(ptr::from_ref(conf))));
+    }
+
+    /// Whether the answer carries the challenge of this very configuration.
+    pub(crate) fn is_challenger(&self, conf: &LocConf) -> bool {
+        self.challenger.get() == Some(ConfId(ptr::from_ref(conf)))
     }
 
     pub(crate) fn set_final_reason(&self, reason: &'static str) {

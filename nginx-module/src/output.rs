@@ -146,7 +146,13 @@ pub(crate) fn challenge(request: &mut Request<'_>, conf: &LocConf, refusal: &Ref
             }
         }
     };
-    text.is_empty() || request.set_www_authenticate(&text)
+    if text.is_empty() {
+        return true;
+    }
+    if let Some(context) = request.context() {
+        context.set_challenger(conf);
+    }
+    request.set_www_authenticate(&text)
 }
 
 /// kjdev's module says `invalid_token` whatever the status.

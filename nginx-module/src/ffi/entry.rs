@@ -13,9 +13,9 @@ use nginx_sys::{
     ngx_cycle_t, ngx_http_add_variable, ngx_http_conf_ctx_t, ngx_http_core_loc_conf_t,
     ngx_http_core_module, ngx_http_discard_request_body, ngx_http_handler_pt, ngx_http_module_t,
     ngx_http_output_filter, ngx_http_phases, ngx_http_phases_NGX_HTTP_ACCESS_PHASE,
-    ngx_http_phases_NGX_HTTP_PREACCESS_PHASE, ngx_http_request_t, ngx_http_send_header,
-    ngx_http_variable_t, ngx_http_variable_value_t, ngx_int_t, ngx_module_t, ngx_pcalloc,
-    ngx_process, ngx_str_t, ngx_uint_t,
+    ngx_http_phases_NGX_HTTP_PREACCESS_PHASE, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE,
+    ngx_http_request_t, ngx_http_send_header, ngx_http_variable_t, ngx_http_variable_value_t,
+    ngx_int_t, ngx_module_t, ngx_pcalloc, ngx_process, ngx_str_t, ngx_uint_t,
 };
 use ngx::core::Pool;
 use ngx::http::{HttpModuleConfExt, HttpModuleMainConf, NgxHttpCoreModule};
@@ -340,6 +340,9 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
         {
             return NGX_ERROR as ngx_int_t;
         }
+        if !add_phase_handler(cf, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE, precontent_handler) {
+            return NGX_ERROR as ngx_int_t;
+        }
         if main.has_key_requests() {
             subrequest::add_filters();
         }
@@ -415,6 +418,11 @@ unsafe extern "C" fn preaccess_handler(r: *mut ngx_http_request_t) -> ngx_int_t 
     // OK would end the phase, and with it limit_req and limit_conn.
     // SAFETY: [I2]
     unsafe { decide(r, access::preaccess, NGX_DECLINED as ngx_int_t) }
+}
+
+unsafe extern "C" fn precontent_handler(r: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: [I2]
+    unsafe { decide(r, access::precontent, NGX_DECLINED as ngx_int_t) }
 }
 
 /// # Safety

@@ -1,6 +1,6 @@
 //! A view of a request.
 
-use core::cell::OnceCell;
+use core::cell::{Cell, OnceCell};
 use core::marker::PhantomData;
 use core::mem;
 use core::ptr::{self, NonNull};
@@ -34,6 +34,8 @@ struct Kept {
     request: *const ngx_http_request_t,
     /// Made when the request sleeps for the first time: most never do, and cost no allocation.
     sleeper: OnceCell<Sleeper>,
+    /// The challenge that was set last.
+    challenge: Cell<Option<NonNull<ngx_table_elt_t>>>,
     context: Context,
 }
 
@@ -254,12 +256,31 @@ impl<'r> Request<'r> {
         // SAFETY: [I2]
         let set = unsafe { (*self.r.as_ptr()).headers_out.www_authenticate };
         if let Some(line) = NonNull::new(set) {
-            return self.set_value(line, challenge);
+            // SAFETY: [I4] where `satisfy any` has let the request pass before, nginx has set it to "not sent".
+            unsafe { (*line.as_ptr()).hash = 1 };
+            return self.set_value(line, challenge) && self.note_challenge(line);
         }
         let Some(line) = self.add_header_out("WWW-Authenticate", challenge) else { return false };
         // SAFETY: [I2] through this field nginx drops the challenge where `satisfy any` lets the request pass.
         unsafe { (*self.r.as_ptr()).headers_out.www_authenticate = line.as_ptr() };
+        self.note_challenge(line)
+    }
+
+    fn note_challenge(&self, line: NonNull<ngx_table_elt_t>) -> bool {
+        let Some(kept) = self.kept() else { return false };
+        // SAFETY: [I4]
+        unsafe { (*kept.as_ptr()).challenge.set(Some(line)) };
         true
+    }
+
+    /// Takes back the challenge that was set last.
+    pub(crate) fn withdraw_challenge(&self) {
+        // SAFETY: [I4] the line is in the request's pool; nginx does not send a field whose hash is 0.
+        unsafe {
+            if let Some(line) = self.kept().and_then(|kept| (*kept.as_ptr()).challenge.take()) {
+                (*line.as_ptr()).hash = 0;
+            }
+        }
     }
 
     /// Adds a header field to the answer; `None`: no memory.
@@ -311,6 +332,15 @@ impl<'r> Request<'r> {
         Some(unsafe { &(*self.kept()?.as_ptr()).context })
     }
 
+    /// The same, if it was made since the request came to this location: it is not looked for.
+    pub(crate) fn current_context(&self) -> Option<&'r Context> {
+        // SAFETY: [I4] [I6] the slot is this module's: null, or what `kept` has made.
+        unsafe {
+            let kept = (*(*self.r.as_ptr()).ctx.add(entry::ctx_index())).cast::<Kept>();
+            kept.as_ref().map(|kept| &kept.context)
+        }
+    }
+
     /// What the module keeps with the client's own request, of which this may be a subrequest; `None`: no memory.
     pub(crate) fn main_context(&self) -> Option<&'r Context> {
         // SAFETY: [I2] a request has a main request, which lives longer.
@@ -339,7 +369,12 @@ impl<'r> Request<'r> {
             }
             let cleanup = ngx_pool_cleanup_add((*r).pool, size_of::<Kept>());
             let kept = NonNull::new(cleanup.as_mut()?.data.cast::<Kept>())?;
-            kept.write(Kept { request: r, sleeper: OnceCell::new(), context: Context::default() });
+            kept.write(Kept {
+                request: r,
+                sleeper: OnceCell::new(),
+                challenge: Cell::new(None),
+                context: Context::default(),
+            });
             (*cleanup).handler = Some(DROP_KEPT);
             *slot = kept.as_ptr().cast();
             Some(kept)
