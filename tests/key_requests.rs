@@ -209,7 +209,8 @@ fn fields_that_were_read_before_do_not_reach_the_key_server() {
     let key = SigningKey::generate("a");
     let keys = KeyServer::of(&jwks(&[&key]));
     let service = KeyServer::of("served");
-    const READ: &str = "$http_x_secret$http_authorization$cookie_s$content_length$content_type                        $remote_user$proxy_add_x_forwarded_for";
+    const READ: &str = "$http_x_secret$http_authorization$cookie_s$content_length$content_type\
+                        $remote_user$proxy_add_x_forwarded_for";
     let text = format!(
         "location = /_named {{ internal; proxy_set_header X-Named \"<{READ}$kept>\"; proxy_pass http://KEYS/named; }}
          location / {{ set $kept kept; auth_jwt x token=$arg_t; auth_jwt_key_request /_named;
