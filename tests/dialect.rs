@@ -254,6 +254,9 @@ fn the_log_lines_are_its_own() {
     expect("/asked", Some(&key.token("me")), "failed to load key: \"/_absent\"");
     // A kid that the list does not have, and a token without one.
     assert_eq!(nginx.get_with("/kid", &key.token("me")).status, 200);
+    let nameless = key.sign_as(None, &json!({"exp": now() + 300}));
+    assert_eq!(nginx.get_with("/", &nameless).status, 200);
+    assert_eq!(nginx.get_with("/kid", &nameless).status, 401);
 }
 
 /// C2: what the other dialect refuses is said at the start; and the dialect stands before everything else.

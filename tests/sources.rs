@@ -289,6 +289,8 @@ fn the_daemons_revocations_hold_at_once_for_every_worker() {
     revoked(json!({"version": 1, "kid": {"a": until}}), 401);
     revoked(json!({"version": 1, "identifier": {}, "key": {}}), 200);
     revoked(json!({"version": 1, "key": {"k1": until}}), 401);
+    // Before it was there at all.
+    let missing = nginx.error_log().matches("No such file").count();
     // What is not understood changes nothing, also over a reload.
     nginx.scratch().replace("public/gone.json", br#"{"version":2}"#);
     nginx.expect_log(&["jwt: revocations gone rejected", "kept gen="]);
@@ -296,7 +298,11 @@ fn the_daemons_revocations_hold_at_once_for_every_worker() {
     for _ in 0..8 {
         assert_eq!(nginx.get_with("/", &token).status, 401);
     }
-    let _ = fs::remove_file(nginx.scratch().join("public/gone.json"));
+    fs::remove_file(nginx.scratch().join("public/gone.json")).expect("the file was there");
+    eventually("both workers have noticed", || {
+        let log = nginx.error_log();
+        (log.matches("No such file").count() >= missing + 2).then_some(())
+    });
     for _ in 0..8 {
         assert_eq!(nginx.get_with("/", &token).status, 401, "a missing file revokes nothing back");
     }
