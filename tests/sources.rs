@@ -314,7 +314,7 @@ fn the_daemons_revocations_hold_at_once_for_every_worker() {
 fn a_large_lists_newer_version_is_what_a_dead_workers_successor_knows() {
     const LARGEST: usize = 16 * 1024 * 1024;
     let key = SigningKey::generate("a");
-    let padded = |text: &str| format!("{text:LARGEST$}");
+    let padded = |text: &str| text.to_owned() + &" ".repeat(LARGEST - text.len());
     let nginx = start(
         "auth_jwt_key_file DIR/public/jwks.json;
          auth_jwt_revocation_list_sub DIR/public/sub.json;
