@@ -1,7 +1,9 @@
 //! Who gets in under the shipped configuration, and what the others are told.
 
 use serde_json::json;
-use system_tests::{Answer, Nginx, NginxBuilder, SigningKey, ask, ask_raw, get, jwks, now};
+use system_tests::{
+    Answer, Nginx, NginxBuilder, SigningKey, ask, ask_raw, eventually, get, jwks, now,
+};
 
 const IDENTIFIER: &str = "0f7c3a52-9d3e-4b52-8f59-6f4f5f0f7a11";
 
@@ -148,6 +150,9 @@ fn no_token_is_in_any_log() {
         let _ = nginx.get_with("/netunnel/version", token);
     }
     nginx.expect_log(&["reason=malformed "]);
+    eventually("each request is in the access log", || {
+        (nginx.access_log().lines().count() >= 2 * tokens.len()).then_some(())
+    });
     for part in tokens.iter().flat_map(|token| token.split('.')) {
         // A header without secrets is the same for every token of a key; claims and signature are not.
         if part.starts_with("eyJ0eXAi") || part == "canary" {

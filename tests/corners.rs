@@ -107,6 +107,43 @@ fn satisfy_follows_the_model_with_every_access_module() {
     }
 }
 
+/// rel:N17: a challenge of ours that is not the last one does not go out with an answer that another module grants.
+#[test]
+fn a_grant_by_a_third_module_carries_no_challenge() {
+    let key = SigningKey::generate("a");
+    let nginx = Nginx::server(
+        &key,
+        "auth_jwt_key_file DIR/public/jwks.json;
+         satisfy any; auth_jwt x token=$arg_t; auth_jwt_scope s;
+         auth_basic b; auth_basic_user_file DIR/public/jwks.json;
+         location = /_204 { internal; satisfy all; auth_jwt off; auth_basic off; return 204; }
+         location = /_401 { internal; satisfy all; auth_jwt off; auth_basic off; return 401; }
+         location = /page { internal; satisfy all; auth_jwt off; auth_basic off; try_files /none =401; }
+         location /granted { auth_request /_204; proxy_pass http://SERVICE; }
+         location /refused { auth_request /_401; proxy_pass http://SERVICE; }
+         location /plain { auth_request /_401; auth_basic off; error_page 401 /page; proxy_pass http://SERVICE; }
+         location /static { auth_request /_204; root DIR/public; try_files /none /granted/x; }",
+    );
+    let weak = sign(&key, json!({"scope": "t"}));
+    for token in ["", "garbage", &weak] {
+        let ask = |path: &str| get(&nginx.url(&format!("{path}?t={token}")), &[]);
+        for path in ["/granted", "/static"] {
+            let answer = ask(path);
+            assert_eq!((answer.status, challenges(&answer)), (200, vec![]), "{path} {token}");
+        }
+        let answer = ask("/refused");
+        assert_eq!(answer.status, 401, "{token}");
+        let ours = |answer: &Answer| {
+            challenges(answer).iter().filter(|value| value.starts_with("Bearer")).count()
+        };
+        // Without a token in its variable nothing is said about the Authorization header.
+        let expected = usize::from(!token.is_empty());
+        assert_eq!(ours(&answer), expected, "{token}: {:?}", challenges(&answer));
+        let answer = ask("/plain");
+        assert_eq!((answer.status, ours(&answer)), (401, expected), "{token}");
+    }
+}
+
 /// mod 2.5, rel:N9: `limit_except` is a level of its own, whose methods alone fall under it.
 #[test]
 fn limit_except_has_rules_of_its_own() {

@@ -106,6 +106,49 @@ fn the_defaults_are_its_own() {
     assert_eq!(nginx.get_with("/", &a.sign(&json!({"exp": now() - 100}))).status, 401);
 }
 
+/// A rule on exp takes the place of that check alone: what the token's issuer asks for still holds.
+#[test]
+fn a_rule_on_exp_leaves_the_issuers_audience_in_force() {
+    let (key, other) = (SigningKey::generate("a"), SigningKey::generate("a"));
+    let nginx = NginxBuilder::bare(
+        "auth_jwt_compat kjdev;
+        server {
+            listen LISTEN;
+            auth_jwt_issuer https://a.example key_file=DIR/public/a.json audience=ours;
+            auth_jwt_issuer https://b.example key_file=DIR/public/b.json;
+            location / { auth_jwt r; auth_jwt_require_claim exp gt json=0; proxy_pass http://SERVICE; }
+            location /no { auth_jwt r; auth_jwt_require_claim exp !gt json=0; proxy_pass http://SERVICE; }
+        }",
+    )
+    .file("a.json", &jwks(&[&key]))
+    .file("b.json", &jwks(&[&other]))
+    .start();
+    let status = |path: &str, key: &SigningKey, iss: &str, claims: Value| {
+        let mut claims = claims;
+        claims["iss"] = json!(iss);
+        nginx.get_with(path, &key.sign(&claims)).status
+    };
+    let a = |claims: Value| status("/", &key, "https://a.example", claims);
+    for exp in [json!(now() - 100), json!(now() + 100), json!(0.5)] {
+        assert_eq!(a(json!({"exp": exp, "aud": "ours"})), 200, "{exp}");
+        assert_eq!(a(json!({"exp": exp, "aud": "theirs"})), 401, "{exp}");
+        assert_eq!(a(json!({"exp": exp})), 401, "{exp}");
+        let b =
+            |aud: &str| status("/", &other, "https://b.example", json!({"exp": exp, "aud": aud}));
+        assert_eq!(b("theirs"), 200, "{exp}: that issuer asks for none");
+    }
+    // One that the issuer's own key has not signed, or that has no exp at all.
+    let late = json!({"exp": now() - 100, "aud": "ours"});
+    assert_eq!(status("/", &other, "https://a.example", late.clone()), 401);
+    assert_eq!(status("/", &key, "https://c.example", late), 401);
+    for aud in ["ours", "theirs"] {
+        assert_eq!(a(json!({"aud": aud})), 401);
+        let odd = json!({"exp": -1, "aud": aud});
+        let status = status("/no", &key, "https://a.example", odd);
+        assert_eq!(status, if aud == "ours" { 200 } else { 401 });
+    }
+}
+
 /// An unsecured token passes only where a rule names it, and that is said at the start.
 #[test]
 fn an_unsecured_token_passes_only_where_it_is_named() {
@@ -211,6 +254,9 @@ fn the_log_lines_are_its_own() {
     expect("/asked", Some(&key.token("me")), "failed to load key: \"/_absent\"");
     // A kid that the list does not have, and a token without one.
     assert_eq!(nginx.get_with("/kid", &key.token("me")).status, 200);
+    let nameless = key.sign_as(None, &json!({"exp": now() + 300}));
+    assert_eq!(nginx.get_with("/", &nameless).status, 200);
+    assert_eq!(nginx.get_with("/kid", &nameless).status, 401);
 }
 
 /// C2: what the other dialect refuses is said at the start; and the dialect stands before everything else.

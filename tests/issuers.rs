@@ -163,7 +163,6 @@ fn issuers_are_inherited_as_keys_are() {
                  proxy_pass http://SERVICE; }
              location /off { auth_jwt_key_inherit off; proxy_pass http://SERVICE; }
              location /keys { auth_jwt_key_file DIR/public/c.json; proxy_pass http://SERVICE; }
-             location /mixed { auth_jwt_key_inherit merge; auth_jwt_key_file DIR/public/c.json; proxy_pass http://SERVICE; }
              location /deep {
                  auth_jwt_issuer https://b.example key_file=DIR/public/b.json;
                  location /deep/er { proxy_pass http://SERVICE; }
@@ -185,8 +184,6 @@ fn issuers_are_inherited_as_keys_are() {
     assert_eq!(statuses("/nearer"), [401, 401, 200, 401], "the nearer line of one issuer holds");
     assert_eq!(statuses("/off"), [401; 4]);
     assert_eq!(statuses("/keys"), [401, 401, 200, 200], "keys that are bound to no issuer");
-    // Once issuers hold, keys that are bound to none verify nothing.
-    assert_eq!(statuses("/mixed"), [200, 401, 401, 401]);
     assert_eq!(statuses("/deep/er"), [401, 200, 401, 401]);
     assert_eq!(statuses("/except"), [200, 401, 401, 401]);
     let deletes = |key: &SigningKey, iss: &str| {
@@ -195,6 +192,31 @@ fn issuers_are_inherited_as_keys_are() {
             .status
     };
     assert_eq!((deletes(&pair.a, A), deletes(&pair.b, B)), (401, 200));
+}
+
+/// Where signatures are not checked, each issuer's other rules are those for its own tokens.
+#[test]
+fn without_signatures_the_issuers_rules_hold() {
+    let pair = Pair::generate();
+    let nginx = pair
+        .builder(
+            "auth_jwt x; auth_jwt_validate_sig off;
+             auth_jwt_issuer https://a.example key_file=DIR/public/a.json audience=for-a;
+             auth_jwt_issuer https://b.example key_file=DIR/public/b.json audience=for-b;
+             location / { proxy_pass http://SERVICE; }",
+        )
+        .start();
+    let nobody = SigningKey::generate("k");
+    for (iss, aud, status) in [
+        (A, "for-a", 200),
+        (A, "for-b", 401),
+        (B, "for-a", 401),
+        (B, "for-b", 200),
+        ("https://c.example", "for-a", 401),
+    ] {
+        let token = system_tests::sign(&nobody, json!({"iss": iss, "aud": aud}));
+        assert_eq!(nginx.get_with("/", &token).status, status, "{iss} {aud}");
+    }
 }
 
 /// What contradicts itself is refused at start, with the place.
@@ -233,6 +255,17 @@ fn mistakes_are_refused_at_start() {
         let line = check.output.lines().find(|line| line.contains("[emerg]")).unwrap_or_default();
         assert!(line.contains(expected), "{text}\n{line}");
         assert!(line.contains("/http.conf:3"), "{text}\n{line}");
+    }
+    // Nor by way of inheritance: the one or the other would be without effect.
+    for (above, below) in [(file, issuer), (issuer, file)] {
+        let text = format!("{above} location / {{ auth_jwt_key_inherit merge; {below} }}");
+        let check = pair.builder(&text).check();
+        assert!(!check.accepted, "{text} was accepted");
+        let said = check
+            .output
+            .lines()
+            .any(|line| line.contains("[emerg]") && line.contains("can't stand at the same level"));
+        assert!(said, "{}", check.output);
     }
     // At two levels they may stand; the nearer one holds.
     let text = format!(

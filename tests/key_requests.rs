@@ -203,6 +203,44 @@ fn neither_headers_nor_body_of_the_client_reach_the_key_server() {
     assert_eq!(service.count(), 3);
 }
 
+/// mod:D9: what nginx remembers of the client's fields is not remembered in the key request, nor the other way round.
+#[test]
+fn fields_that_were_read_before_do_not_reach_the_key_server() {
+    let key = SigningKey::generate("a");
+    let keys = KeyServer::of(&jwks(&[&key]));
+    let service = KeyServer::of("served");
+    const READ: &str = "$http_x_secret$http_authorization$cookie_s$content_length$content_type\
+                        $remote_user$proxy_add_x_forwarded_for";
+    let text = format!(
+        "location = /_named {{ internal; proxy_set_header X-Named \"<{READ}$kept>\"; proxy_pass http://KEYS/named; }}
+         location / {{ set $kept kept; auth_jwt x token=$arg_t; auth_jwt_key_request /_named;
+             proxy_set_header X-Back \"<$http_x_secret$cookie_s>\"; proxy_pass http://SERVICE; }}
+         location /early {{ set $kept kept; set $early \"{READ}\"; auth_jwt x token=$arg_t;
+             auth_jwt_key_request /_named;
+             proxy_set_header X-Back \"<$http_x_secret$cookie_s>\"; proxy_pass http://SERVICE; }}",
+    );
+    let text = text.replace("SERVICE", service.address());
+    let nginx = one_process(keys.address(), &text);
+    let headers = [
+        ("authorization", "Basic c2VjcmV0OnNlY3JldA=="),
+        ("cookie", "s=secret"),
+        ("x-secret", "secret"),
+        ("x-forwarded-for", "secret"),
+    ];
+    for path in ["/", "/early"] {
+        let url = nginx.url(&format!("{path}?t={}", key.token("me")));
+        assert_eq!(ask("POST", &url, &headers, Some("{}")).status, 200, "{path}");
+    }
+    assert_eq!(keys.count(), 2);
+    for request in keys.requests() {
+        // The address of the client is nginx's own.
+        assert!(request.contains("X-Named: <127.0.0.1kept>\r\n"), "{request}");
+    }
+    for request in service.requests() {
+        assert!(request.contains("X-Back: <secretsecret>\r\n"), "{request}");
+    }
+}
+
 /// rel:K3, K5: stale-while-error in every way a key server can fail, over a reload, and back again.
 #[test]
 fn last_good_keys_serve_while_the_key_server_fails() {
@@ -407,6 +445,76 @@ fn the_uri_may_name_the_issuer() {
         assert_eq!(seen(&a, "b"), (401, None), "another issuer's key");
         assert_eq!(seen(&b, "c").1, None);
     }
+}
+
+/// rel:K5: an address that depends on the token is the one that is asked again for a key that is new.
+#[test]
+fn a_new_key_is_looked_for_where_the_token_leads() {
+    let (old, new) = (SigningKey::generate("old"), SigningKey::generate("new"));
+    let (other, keys) = (SigningKey::generate("other"), KeyServer::of(""));
+    let serve = |key: &SigningKey| {
+        let (a, other) = (ok(&jwks(&[key])), ok(&jwks(&[&other])));
+        keys.behave(move |request, stream| {
+            send(stream, if request.starts_with("GET /keys?iss=a ") { &a } else { &other });
+        });
+    };
+    serve(&old);
+    let nginx = one_process(
+        keys.address(),
+        "location / { auth_jwt x; auth_jwt_key_request /_keys?iss=$jwt_claim_iss;
+             auth_jwt_key_cache 1h; proxy_pass http://SERVICE; }",
+    );
+    let status = |key: &SigningKey| {
+        nginx.get_with("/", &key.sign(&json!({"iss": "a", "exp": now() + 300}))).status
+    };
+    assert_eq!(status(&old), 200);
+    serve(&new);
+    eventually("the new key is found", || (status(&new) == 200).then_some(()));
+    assert_eq!(status(&old), 401, "a key that is gone");
+    for request in keys.requests() {
+        assert!(request.starts_with("GET /keys?iss=a "), "asked elsewhere: {request}");
+    }
+}
+
+/// rel:T9: made-up tenants do not push out the keys of those that exist.
+#[test]
+fn made_up_tenants_push_out_no_keys() {
+    let key = SigningKey::generate("k");
+    let keys = KeyServer::start({
+        let good = ok(&jwks(&[&key]));
+        move |request, stream| match request.split(' ').nth(1) {
+            Some("/keys?iss=a") => send(stream, &good),
+            _ => send(stream, &answer_of("404 Not Found", "")),
+        }
+    });
+    let nginx = NginxBuilder::bare(&format!(
+        "server {{
+            listen LISTEN;
+            location = /_keys {{ internal; proxy_pass http://{}/keys; }}
+            location / {{ auth_jwt x; auth_jwt_key_request /_keys?iss=$jwt_claim_iss; auth_jwt_key_cache 1h;
+                proxy_pass http://SERVICE; }}
+            location /file {{ auth_jwt x; auth_jwt_key_file DIR/public/$jwt_claim_iss.json;
+                auth_jwt_key_refresh 1h; proxy_pass http://SERVICE; }}
+        }}",
+        keys.address()
+    ))
+    .main_level("master_process off;")
+    .file("a.json", &jwks(&[&key]))
+    .start();
+    let status = |path: &str, iss: &str| {
+        nginx.get_with(path, &key.sign(&json!({"iss": iss, "exp": now() + 300}))).status
+    };
+    for path in ["/", "/file"] {
+        assert_eq!(status(path, "a"), 200, "{path}");
+        for number in 0..300 {
+            assert_eq!(status(path, &format!("made-up-{number}")), 503, "{path} {number}");
+        }
+        assert_eq!(status(path, "a"), 200, "{path}");
+    }
+    let asked = keys.requests().iter().filter(|one| one.starts_with("GET /keys?iss=a ")).count();
+    assert_eq!(asked, 1, "the keys were fetched again");
+    let log = nginx.error_log();
+    assert_eq!(log.matches("jwt: keyset a gen=").count(), 1, "the file was read again: {log}");
 }
 
 /// rel:T9, mod:D9: a token that nobody has signed yet does not write the key server's request.

@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -90,6 +91,43 @@ fn a_client_that_leaves_takes_no_keys_from_the_others() {
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
     assert_eq!(nginx.get_with("/", &token).status, 200);
+}
+
+/// rel:K5: a made-up kid has keys fetched again that are still fresh; only its own request waits for that.
+#[test]
+fn a_made_up_kid_keeps_nobody_else_waiting() {
+    let key = SigningKey::generate("a");
+    let keys = KeyServer::of(&jwks(&[&key]));
+    // Longer than anything here takes, and shorter than a client waits.
+    let slow = "location = /_slow { internal; proxy_read_timeout 20s; proxy_pass http://KEYS/keys; }
+         location / { auth_jwt x; auth_jwt_key_request /_slow; auth_jwt_key_cache 1h; proxy_pass http://SERVICE; }";
+    let nginx = one_process(keys.address(), slow);
+    let token = key.token("me");
+    assert_eq!(nginx.get_with("/", &token).status, 200);
+    let gate = Arc::new(AtomicBool::new(false));
+    keys.behave({
+        let (gate, answer) = (Arc::clone(&gate), ok(&jwks(&[&key])));
+        move |_, stream| {
+            eventually("the others are served", || gate.load(Ordering::SeqCst).then_some(()));
+            send(stream, &answer);
+        }
+    });
+    let stranger = SigningKey::generate("made-up").token("me");
+    thread::scope(|scope| {
+        // Keys that have just come are not fetched again: until they are, such a request is answered at once.
+        let waiting = scope.spawn(|| {
+            while keys.count() < 2 {
+                assert_eq!(nginx.get_with("/", &stranger).status, 401);
+            }
+        });
+        eventually("the keys are fetched again", || (keys.count() == 2).then_some(()));
+        for _ in 0..5 {
+            assert_eq!(nginx.get_with("/", &token).status, 200);
+        }
+        assert!(!waiting.is_finished(), "the fetch is over, and has shown nothing");
+        gate.store(true, Ordering::SeqCst);
+    });
+    assert!(!nginx.error_log().contains("rejected"), "{}", nginx.error_log());
 }
 
 /// Issue part 1: many streams of one HTTP/2 connection wait for the same keys.
@@ -203,6 +241,30 @@ fn a_variable_that_is_read_before_the_keys_are_there_is_empty() {
         (seen.1.as_deref() == Some("<me>")).then_some(())
     });
     assert_eq!(seen("/cached", "garbage"), (401, empty));
+}
+
+/// rel:K5: a variable that is read before the key of a token is there does not settle that it is unknown.
+#[test]
+fn a_variable_that_is_read_before_a_new_key_is_there_spoils_nothing() {
+    let (old, new) = (SigningKey::generate("old"), SigningKey::generate("new"));
+    let keys = KeyServer::of(&jwks(&[&old]));
+    let nginx = one_process(
+        keys.address(),
+        "auth_jwt x; auth_jwt_key_request /_keys; auth_jwt_key_cache 1h;
+         location / { set $early \"<$jwt_claim_identifier>\"; proxy_pass http://SERVICE; }
+         location /header { auth_jwt_claim_header X-Identifier identifier;
+             add_header X-Status $auth_jwt_status always; proxy_pass http://SERVICE; }",
+    );
+    let status = |path: &str, key: &SigningKey| nginx.get_with(path, &key.token("me")).status;
+    assert_eq!(status("/", &old), 200);
+    keys.answer(ok(&jwks(&[&old, &new])));
+    eventually("the new key is fetched", || (status("/", &new) == 200).then_some(()));
+    let newer = SigningKey::generate("newer");
+    keys.answer(ok(&jwks(&[&newer])));
+    eventually("the newer key is fetched", || (status("/header", &newer) == 200).then_some(()));
+    // A key that is really unknown stays so, and is looked for once a second.
+    let answer = nginx.get_with("/header", &old.token("me"));
+    assert_eq!((answer.status, answer.header("x-status")), (401, Some("key_unknown")));
 }
 
 /// mod 2.1: a subrequest can't wait for another: it uses keys that are here, or the answer is 503 and the log says why.

@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rsa::KeySize;
@@ -22,8 +21,8 @@ struct KeyServer {
 }
 
 impl KeyServer {
-    /// Answers every request with `body`, after `delay`.
-    fn start(body: String, delay: Duration) -> Self {
+    /// Answers every request with `body`.
+    fn start(body: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address").to_string();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -44,7 +43,6 @@ impl KeyServer {
                     seen.lock()
                         .expect("no panic")
                         .push(String::from_utf8_lossy(&text).into_owned());
-                    thread::sleep(delay);
                     let head = format!(
                         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
                         body.len()
@@ -94,27 +92,6 @@ fn an_accepted_token_does_not_jump_over_a_rate_limit() {
     }
     // And the decision is made in that phase: before the limit counts.
     assert_eq!(nginx.get("/").status, 401);
-}
-
-/// mod:D2: requests that need the keys while they are being fetched all get their answer, from one fetch.
-#[test]
-fn overlapping_requests_share_one_fetch_of_the_keys() {
-    let key = SigningKey::generate("a");
-    let keys = KeyServer::start(jwks(&[&key]), Duration::from_secs(1));
-    let nginx = Arc::new(keys.nginx());
-    let token = key.token("me");
-    let clients: Vec<_> = (0..16)
-        .map(|_| {
-            let (nginx, token) = (Arc::clone(&nginx), token.clone());
-            thread::spawn(move || nginx.get_with("/", &token).status)
-        })
-        .collect();
-    for client in clients {
-        assert_eq!(client.join().expect("no panic"), 200);
-    }
-    // Two workers, each with one fetch at a time.
-    let fetches = keys.requests().len();
-    assert!((1..=2).contains(&fetches), "{fetches} fetches");
 }
 
 /// mod:D3: an internal redirect leads to other keys, and to another verdict.
@@ -174,10 +151,10 @@ fn a_large_key_set_comes_through_a_subrequest() {
     for size in [5_000, 200_000, 1024 * 1024] {
         let mut body = jwks(&[&key]);
         body.push_str(&" ".repeat(size - body.len()));
-        let nginx = KeyServer::start(body, Duration::ZERO).nginx();
+        let nginx = KeyServer::start(body).nginx();
         assert_eq!(nginx.get_with("/", &key.token("me")).status, 200, "{size} bytes");
     }
-    let nginx = KeyServer::start(" ".repeat(1024 * 1024 + 1), Duration::ZERO).nginx();
+    let nginx = KeyServer::start(" ".repeat(1024 * 1024 + 1)).nginx();
     assert_eq!(nginx.get_with("/", &key.token("me")).status, 503);
     nginx.expect_log(&["[error]", "jwt: keyset /_keys rejected", "larger than 1048576 bytes"]);
 }
@@ -282,7 +259,7 @@ fn claims_of_an_expired_or_early_token_are_nowhere() {
 #[test]
 fn the_clients_headers_do_not_reach_the_key_server() {
     let key = SigningKey::generate("a");
-    let keys = KeyServer::start(jwks(&[&key]), Duration::ZERO);
+    let keys = KeyServer::start(jwks(&[&key]));
     let nginx = keys.nginx();
     let bearer = format!("Bearer {}", key.token("me"));
     let headers = [

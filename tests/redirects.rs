@@ -116,57 +116,6 @@ fn a_connection_outlives_a_refusal() {
     assert_eq!(statuses, ["401", "401", "200"], "{text}");
 }
 
-/// A client that goes away while its request fetches the keys must not keep the others waiting.
-#[test]
-fn a_client_that_leaves_during_a_fetch_leaves_nobody_waiting() {
-    let key = SigningKey::generate("a");
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("its address");
-    let body = jwks(&[&key]);
-    thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let body = body.clone();
-            thread::spawn(move || {
-                let _ = stream.read(&mut [0; 4096]);
-                thread::sleep(Duration::from_millis(700));
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-                let _ = stream.write_all(format!("{head}{body}").as_bytes());
-            });
-        }
-    });
-    let text = format!(
-        "server {{ listen LISTEN;
-            location = /_keys {{ internal; proxy_pass http://{address}/; }}
-            location / {{ auth_jwt x; auth_jwt_key_request /_keys; proxy_pass http://SERVICE; }} }}"
-    );
-    let nginx = std::sync::Arc::new(NginxBuilder::bare(&text).start());
-    let token = key.token("me");
-    for _ in 0..3 {
-        // Several, so that both workers have one that fetches and ones that wait; then all of them go.
-        let leaving: Vec<TcpStream> = (0..8)
-            .map(|_| {
-                let mut stream = TcpStream::connect(nginx.port().address()).expect("a connection");
-                let request =
-                    format!("GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n");
-                stream.write_all(request.as_bytes()).expect("sent");
-                stream
-            })
-            .collect();
-        let staying: Vec<_> = (0..8)
-            .map(|_| {
-                let (nginx, token) = (std::sync::Arc::clone(&nginx), token.clone());
-                thread::spawn(move || nginx.get_with("/", &token).status)
-            })
-            .collect();
-        thread::sleep(Duration::from_millis(200));
-        drop(leaving);
-        for client in staying {
-            assert_eq!(client.join().expect("no panic"), 200);
-        }
-    }
-    assert!(!nginx.error_log().contains("[alert]"), "{}", nginx.error_log());
-}
-
 /// One process that is master and worker: debugging, and valgrind.
 #[test]
 fn without_a_master_process_it_is_the_same() {

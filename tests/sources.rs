@@ -289,6 +289,8 @@ fn the_daemons_revocations_hold_at_once_for_every_worker() {
     revoked(json!({"version": 1, "kid": {"a": until}}), 401);
     revoked(json!({"version": 1, "identifier": {}, "key": {}}), 200);
     revoked(json!({"version": 1, "key": {"k1": until}}), 401);
+    // Before it was there at all.
+    let missing = nginx.error_log().matches("No such file").count();
     // What is not understood changes nothing, also over a reload.
     nginx.scratch().replace("public/gone.json", br#"{"version":2}"#);
     nginx.expect_log(&["jwt: revocations gone rejected", "kept gen="]);
@@ -296,8 +298,47 @@ fn the_daemons_revocations_hold_at_once_for_every_worker() {
     for _ in 0..8 {
         assert_eq!(nginx.get_with("/", &token).status, 401);
     }
-    let _ = fs::remove_file(nginx.scratch().join("public/gone.json"));
+    fs::remove_file(nginx.scratch().join("public/gone.json")).expect("the file was there");
+    eventually("both workers have noticed", || {
+        let log = nginx.error_log();
+        (log.matches("No such file").count() >= missing + 2).then_some(())
+    });
     for _ in 0..8 {
         assert_eq!(nginx.get_with("/", &token).status, 401, "a missing file revokes nothing back");
+    }
+}
+
+/// A list too large to lie in shared memory twice: the newer version takes the older one's place, so that a worker
+/// which starts while the file is bad does not go back to the older one.
+#[test]
+fn a_large_lists_newer_version_is_what_a_dead_workers_successor_knows() {
+    const LARGEST: usize = 16 * 1024 * 1024;
+    let key = SigningKey::generate("a");
+    let padded = |text: &str| text.to_owned() + &" ".repeat(LARGEST - text.len());
+    let nginx = start(
+        "auth_jwt_key_file DIR/public/jwks.json;
+         auth_jwt_revocation_list_sub DIR/public/sub.json;
+         location / { auth_jwt x; proxy_pass http://SERVICE; }",
+        &[("jwks.json", jwks(&[&key])), ("sub.json", padded("{}"))],
+    );
+    let mallory = sign(&key, json!({"sub": "mallory"}));
+    assert_eq!(nginx.get_with("/", &mallory).status, 200);
+    nginx.scratch().replace("public/sub.json", padded(r#"{"mallory":1}"#).as_bytes());
+    eventually("every worker refuses", || {
+        (0..8).all(|_| nginx.get_with("/", &mallory).status == 401).then_some(())
+    });
+    nginx.scratch().replace("public/sub.json", b"[]");
+    nginx.expect_log(&["[error]", "jwt: revocations sub rejected", "kept gen="]);
+    let workers = nginx.workers();
+    for worker in &workers {
+        let killed = std::process::Command::new("kill").args(["-s", "KILL", worker]).status();
+        assert!(killed.expect("kill").success());
+    }
+    eventually("the master has started others", || {
+        let serving = nginx.workers();
+        (serving.len() == 2 && serving.iter().all(|each| !workers.contains(each))).then_some(())
+    });
+    for _ in 0..10 {
+        assert_eq!(nginx.get_with("/", &mallory).status, 401, "an older list has come back");
     }
 }

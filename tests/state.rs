@@ -222,6 +222,13 @@ fn a_token_passes_once_among_all_workers() {
     assert_eq!(nginx.get_with("/", &token).status, 200);
     assert_eq!(nginx.get_with("/second", &token).status, 200);
     assert_eq!(nginx.get_with("/second", &token).status, 401);
+    // Also where one request passes both.
+    let token = sign(&key, json!({"jti": "both"}));
+    assert_eq!(nginx.get_with("/tried", &token).status, 200);
+    assert_eq!(nginx.get_with("/second", &token).status, 401);
+    let token = sign(&key, json!({"jti": "both, the other way round"}));
+    assert_eq!(nginx.get_with("/second", &token).status, 200);
+    assert_eq!(nginx.get_with("/tried", &token).status, 401);
     // What can't be remembered is refused.
     for claims in [json!({}), json!({"jti": ""}), json!({"jti": 7}), json!({"jti": null})] {
         assert_eq!(nginx.get_with("/", &sign(&key, claims.clone())).status, 401, "{claims}");
@@ -253,6 +260,44 @@ fn one_request_with_subrequests_is_one_use() {
     let token = sign(&key, json!({"jti": "1"}));
     assert_eq!(nginx.get_with("/asked", &token).status, 200);
     assert_eq!(nginx.get_with("/asked", &token).status, 401);
+}
+
+/// A token that is past its exp is no longer remembered: it must not pass where nothing else looks at exp.
+#[test]
+fn an_expired_token_is_used_up_already() {
+    let key = SigningKey::generate("a");
+    let nginx = start(
+        &key,
+        "auth_jwt x; auth_jwt_validate_exp off; auth_jwt_replay zone=used:1m; auth_jwt_leeway 5s;
+         location / { proxy_pass http://SERVICE; }",
+    );
+    let statuses = |jti: &str, exp: i64| {
+        let token = key.sign(&json!({"jti": jti, "exp": exp}));
+        [(); 2].map(|()| nginx.get_with("/", &token).status)
+    };
+    assert_eq!(statuses("old", now() - 100), [401, 401]);
+    nginx.expect_log(&["reason=expired status=401"]);
+    assert_eq!(statuses("good", now() + 100), [200, 401]);
+}
+
+/// The same in dialect kjdev, where a rule on exp takes the place of its check.
+#[test]
+fn a_rule_on_exp_lets_no_token_pass_twice() {
+    let key = SigningKey::generate("a");
+    let nginx = NginxBuilder::bare(
+        "auth_jwt_compat kjdev;
+        server {
+            listen LISTEN;
+            location / { auth_jwt x; auth_jwt_key_file DIR/public/jwks.json; auth_jwt_require_claim exp gt json=0;
+                auth_jwt_replay zone=used:1m; proxy_pass http://SERVICE; }
+        }",
+    )
+    .jwks(&jwks(&[&key]))
+    .start();
+    let old = key.sign(&json!({"jti": "1", "exp": now() - 100}));
+    assert_eq!([(); 2].map(|()| nginx.get_with("/", &old).status), [401, 401]);
+    let good = sign(&key, json!({"jti": "1"}));
+    assert_eq!([(); 2].map(|()| nginx.get_with("/", &good).status), [200, 401]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::context::{Context, Outcome, Refused, Verified};
 use crate::dialect;
 use crate::error::{Cause, Reason, Refusal};
 use crate::ffi::Request;
-use crate::key_source::Patience;
+use crate::key_source::{KeySources, Patience};
 use crate::log::Level;
 use crate::output;
 use crate::token;
@@ -47,6 +47,17 @@ pub(crate) fn preaccess(request: &mut Request<'_>) -> Decision {
     decision
 }
 
+/// The precontent phase: the location has let the request in. Where that was another module's doing (`satisfy any`),
+/// nginx takes back the challenge that was set last; ours may be an earlier one.
+pub(crate) fn precontent(request: &mut Request<'_>) -> Decision {
+    let conf = request.loc_conf();
+    // The page of an error is another location, and leaves the challenge that it explains as it is.
+    if request.current_context().is_some_and(|context| context.is_challenger(conf)) {
+        request.withdraw_challenge();
+    }
+    Decision::Off
+}
+
 /// Sets the headers if the token verifies with what is here.
 fn expose(request: &mut Request<'_>, conf: &LocConf) {
     if !conf.reads_tokens() {
@@ -78,7 +89,7 @@ fn decide(request: &mut Request<'_>, phase: Phase) -> Decision {
         Progress::Wait => Outcome::Refused(std::rc::Rc::new(Refused {
             refusal: Refusal { cause: Cause::KeysUnavailable, status: conf.key_error() },
             kid: None,
-            keys: " cause=\"keys can't be fetched for a subrequest\"".to_owned(),
+            note: " cause=\"keys can't be fetched for a subrequest\"",
         })),
     };
     let Some(context) = request.context() else {
@@ -89,18 +100,14 @@ fn decide(request: &mut Request<'_>, phase: Phase) -> Decision {
             Ok(()) => allow(request, conf, context, &verified),
             Err(refusal) => {
                 let kid = verified.claims.header().kid();
-                refuse(request, conf, &refusal, kid, &keys_of(conf))
+                refuse(request, conf, &refusal, kid, "")
             }
         },
         Outcome::Refused(refused) => {
-            let Refused { refusal, kid, keys } = &*refused;
-            refuse(request, conf, refusal, kid.as_deref(), keys)
+            let Refused { refusal, kid, note } = &*refused;
+            refuse(request, conf, refusal, kid.as_deref(), note)
         }
     }
-}
-
-fn keys_of(conf: &LocConf) -> String {
-    conf.keys().map(crate::key_source::KeySources::describe).unwrap_or_default()
 }
 
 fn allow(
@@ -128,7 +135,7 @@ fn refuse(
     conf: &LocConf,
     refusal: &Refusal,
     kid: Option<&str>,
-    keys: &str,
+    note: &str,
 ) -> Decision {
     let reason = refusal.reason();
     if let Some(context) = request.context() {
@@ -137,7 +144,7 @@ fn refuse(
     if let Some(metrics) = request.main_conf().metrics.get() {
         metrics.refused(reason, conf.is_dry_run());
     }
-    log(request, conf, refusal, kid, keys);
+    log(request, conf, refusal, kid, note);
     if conf.is_dry_run() {
         // Not "allowed": where `satisfy any` asks for one grant, this is none.
         return Decision::Off;
@@ -157,7 +164,7 @@ fn log(
     conf: &LocConf,
     refusal: &Refusal,
     kid: Option<&str>,
-    keys: &str,
+    note: &str,
 ) {
     // A flood of bad tokens must not cost the making of lines that nobody sees.
     if !request.logs(refusal.level()) {
@@ -168,7 +175,8 @@ fn log(
         let token = token::find(request, conf).map(|token| token.text).unwrap_or_default();
         dialect::kjdev_line(request, conf, refusal, token)
     } else {
-        refusal.line(verb, kid, keys)
+        let keys = conf.keys().map(KeySources::describe).unwrap_or_default();
+        refusal.line(verb, kid, &format!("{keys}{note}"))
     };
     request.log(refusal.level(), &line);
 }

@@ -5,11 +5,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use jwt_core::{
-    Claims, ClaimsSet, Compact, CompactError, JwkSet, Policy, Rejection, VerifiedJws, VerifyError,
+    Claims, ClaimsSet, Compact, CompactError, JwkSet, Object, Rejection, VerifiedJws, VerifyError,
     dangerous,
 };
 
-use crate::conf::{Cached, LocConf, MainConf};
+use crate::conf::{Cached, LocConf, MainConf, Policies};
 use crate::context::{Context, Outcome, Refused, Verified};
 use crate::error::{Cause, Refusal};
 use crate::ffi::Request;
@@ -25,33 +25,34 @@ pub(crate) enum Progress {
     Wait,
 }
 
-/// Makes the outcome, or takes the one made before under the same configuration.
+/// Makes the outcome, or takes the one made before under the same configuration, unless that one has missed a key
+/// that a request which may wait can still get.
 pub(crate) fn authenticate(
     request: &mut Request<'_>,
     conf: &LocConf,
     patience: Patience,
 ) -> Progress {
     let Some(context) = request.context() else {
-        return Progress::Done(refused(Cause::Internal.into(), None, String::new()));
+        return Progress::Done(refused(Cause::Internal.into(), None));
     };
-    if let Some(made) = context.outcome(conf) {
+    if let Some(made) = context.outcome(conf, patience) {
         return Progress::Done(made);
     }
     let progress = context.while_busy(|| judge(request, conf, context, patience));
     if let Progress::Done(outcome) = &progress {
-        context.set_outcome(conf, outcome.clone());
+        context.set_outcome(conf, patience, outcome.clone());
     }
     progress
 }
 
-fn refused(refusal: Refusal, kid: Option<&str>, keys: String) -> Outcome {
-    Outcome::Refused(Rc::new(Refused { refusal, kid: kid.map(Into::into), keys }))
+fn refused(refusal: Refusal, kid: Option<Box<str>>) -> Outcome {
+    Outcome::Refused(Rc::new(Refused { refusal, kid, note: "" }))
 }
 
 /// Why there is no verified token.
 enum Failure {
     Wait,
-    /// Keys were made stale, so that another attempt waits for new ones.
+    /// Keys are fetched again, for which another attempt waits.
     Again,
     Refused(Box<Blame>),
 }
@@ -98,8 +99,7 @@ fn judge(
             if matches!(refusal.cause, Cause::KeysUnavailable) {
                 refusal.status = conf.key_error();
             }
-            let keys = conf.keys().map(KeySources::describe).unwrap_or_default();
-            Progress::Done(refused(refusal, kid.as_deref(), keys))
+            Progress::Done(refused(refusal, kid))
         }
     }
 }
@@ -166,8 +166,8 @@ fn verify(
 ) -> Result<Verified, Failure> {
     let Candidate { token, compact, here, scope } = candidate;
     let main = request.main_conf();
-    let (keys, sources, issuer) = match here {
-        Some(keys) => (keys, conf.keys(), 0),
+    let Resolution { keys, sources, issuer, claims } = match here {
+        Some(keys) => Resolution { keys, sources: conf.keys(), issuer: 0, claims: None },
         None => resolve(request, conf, context, &compact, patience)?,
     };
     let is_dynamic = sources.is_some_and(KeySources::is_dynamic);
@@ -177,11 +177,16 @@ fn verify(
         return finish(request, conf, Cached { issuer, ..cached }, true);
     }
     // Before any key is tried: a refused algorithm costs no signature check.
-    policy(conf, issuer).check_header(compact.header())?;
+    policies(conf, issuer).usual.check_header(compact.header())?;
     let set = match compact.verify(&keys) {
         Ok(jws) => jws.into_claims_set().map_err(Rejection::from)?,
         Err(VerifyError::UnknownKey) if let Some(sources) = sources => {
-            return Err(unknown_key(request, conf, sources, patience));
+            let mut unknown = || unknown_key(request, conf, sources, patience);
+            return Err(match claims {
+                // The places of keys may depend on the token here as they did above.
+                Some(claims) => context.with_unverified(claims, unknown),
+                None => unknown(),
+            });
         }
         Err(error) => return Err(Rejection::from(error).into()),
     };
@@ -191,9 +196,9 @@ fn verify(
     finish(request, conf, cached, false)
 }
 
-/// The policy for tokens of this issuer.
-fn policy(conf: &LocConf, issuer: usize) -> &Policy {
-    conf.issuers().and_then(|issuers| issuers.policies.get(issuer)).unwrap_or(conf.policy())
+/// The policies for tokens of this issuer.
+fn policies(conf: &LocConf, issuer: usize) -> &Policies {
+    conf.issuers().and_then(|issuers| issuers.policies.get(issuer)).unwrap_or(conf.policies())
 }
 
 /// A token whose signature this worker has checked before with a key set that is still in force.
@@ -233,11 +238,10 @@ fn check(
     set: &Arc<ClaimsSet>,
     issuer: usize,
 ) -> Result<Claims, Failure> {
-    let mut policy = policy(conf, issuer);
-    policy.check_header(set.header())?;
-    if conf.dialect().is_kjdev() && rule_replaces_exp(request, conf, set) {
-        policy = conf.policy_without_exp();
-    }
+    let Policies { usual, without_exp } = policies(conf, issuer);
+    usual.check_header(set.header())?;
+    let lax = conf.dialect().is_kjdev() && rule_replaces_exp(request, conf, set);
+    let policy = if lax { without_exp } else { usual };
     let claims = policy.admit(set, request.now()).map_err(Rejection::from)?;
     check_revocation(conf, set)?;
     Ok(claims)
@@ -286,6 +290,15 @@ fn check_revocation(conf: &LocConf, set: &ClaimsSet) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The keys for a token, and where they are from.
+struct Resolution<'c> {
+    keys: Arc<JwkSet>,
+    sources: Option<&'c KeySources>,
+    issuer: usize,
+    /// The unverified claims that have chosen the keys, if they could.
+    claims: Option<Rc<Object>>,
+}
+
 /// The keys for this token, where they depend on it or on the request.
 fn resolve<'c>(
     request: &mut Request<'_>,
@@ -293,9 +306,10 @@ fn resolve<'c>(
     context: &Context,
     compact: &Compact<'_>,
     patience: Patience,
-) -> Result<(Arc<JwkSet>, Option<&'c KeySources>, usize), Failure> {
+) -> Result<Resolution<'c>, Failure> {
     // Unverified, and used for nothing but to choose the keys that then have to verify it.
-    let claims = dangerous::claims(compact).ok_or(Rejection::from(CompactError::Segments))?;
+    let claims =
+        Rc::new(dangerous::claims(compact).ok_or(Rejection::from(CompactError::Segments))?);
     let (sources, issuer) = match (conf.issuers(), conf.keys()) {
         (Some(issuers), _) => {
             let issuer = find_issuer(issuers, &claims).ok_or(Cause::Issuer)?;
@@ -304,16 +318,18 @@ fn resolve<'c>(
         (None, Some(keys)) => (keys, 0),
         (None, None) => return Err(Cause::NoKeySource.into()),
     };
-    match context
-        .with_unverified(Rc::new(claims), || sources.resolve(request, patience, conf.freshness()))
-    {
-        Resolved::Keys(keys) => Ok((keys, Some(sources), issuer)),
+    match context.with_unverified(Rc::clone(&claims), || {
+        sources.resolve(request, patience, conf.freshness())
+    }) {
+        Resolved::Keys(keys) => {
+            Ok(Resolution { keys, sources: Some(sources), issuer, claims: Some(claims) })
+        }
         Resolved::Unavailable => Err(Cause::KeysUnavailable.into()),
         Resolved::Wait => Err(Failure::Wait),
     }
 }
 
-fn find_issuer(issuers: &Issuers, claims: &jwt_core::Object) -> Option<usize> {
+fn find_issuer(issuers: &Issuers, claims: &Object) -> Option<usize> {
     issuers.find(&claims.str("iss")?)
 }
 
@@ -327,7 +343,6 @@ fn unknown_key(
 ) -> Failure {
     sources.look_soon();
     if patience == Patience::MayWait && sources.refetch(request) {
-        // The fetch is started by the next attempt, which is made at once.
         return Failure::Again;
     }
     if sources.is_refused(request, conf.freshness()) {
@@ -355,6 +370,10 @@ fn accept_unchecked(
     jws: VerifiedJws,
 ) -> Result<Verified, Failure> {
     let set = Arc::new(jws.into_claims_set().map_err(Rejection::from)?);
-    let verified = finish(request, conf, Cached { set, keys: 0, issuer: 0 }, false)?;
+    let issuer = match conf.issuers() {
+        Some(issuers) => find_issuer(issuers, set.object()).ok_or(Cause::Issuer)?,
+        None => 0,
+    };
+    let verified = finish(request, conf, Cached { set, keys: 0, issuer }, false)?;
     Ok(Verified { cached: None, ..verified })
 }

@@ -1,6 +1,6 @@
 //! What a valid token must satisfy besides: scopes, requirements, and that it was not used before.
 
-use jwt_core::{ClaimError, ClaimsSet};
+use jwt_core::{ClaimError, ClaimsSet, Rejection};
 
 use crate::conf::LocConf;
 use crate::error::{Cause, Refusal};
@@ -19,7 +19,7 @@ pub(crate) fn authorize(
     if let Err(error) = conf.policy().check_scope(claims) {
         return Err(match error {
             ClaimError::Scope => Cause::Scope(conf.policy().scope.join(" ")).into(),
-            other => jwt_core::Rejection::from(other).into(),
+            other => Rejection::from(other).into(),
         });
     }
     let leeway = conf.leeway_seconds();
@@ -59,14 +59,18 @@ fn use_up(request: &mut Request<'_>, conf: &LocConf, claims: &ClaimsSet) -> Resu
     let id = [iss.as_bytes(), b"\0", jti.as_bytes()].concat();
     // An internal redirect leads the same request through here again, and so does a subrequest of its own.
     let Some(context) = request.main_context() else { return Err(Cause::Internal.into()) };
-    if context.has_used(&id) {
+    if context.has_used(zone, &id) {
         return Ok(());
     }
     // Within the leeway an expired token is still accepted, so it must still be known.
     let until = exp.saturating_add(conf.leeway_seconds());
+    if until < request.now() {
+        // Where nobody else looks at exp: what is not remembered any more could be used again and again.
+        return Err(Rejection::from(ClaimError::Expired).into());
+    }
     match zone.insert(&id, until, request.now()) {
         Seen::New => {
-            context.set_used(&id);
+            context.set_used(zone, &id);
             Ok(())
         }
         Seen::Before => Err(Cause::Replayed.into()),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jwt_core::{Algorithm, ClaimPath, ClaimsSet, DenyList, Policy, TokenCache, limits};
 
 use crate::dialect::Dialect;
+use crate::error::ConfError;
 use crate::ffi::{ComplexValue, Metrics, ReplayZone, VariableIndex, Zone};
 use crate::key_source::{Freshness, Issuer, Issuers, KeySource, KeySources};
 use crate::output::{ClaimHeader, SetCookie};
@@ -227,14 +228,30 @@ pub(crate) struct LocConf {
     dialect: Dialect,
     keys: Option<Rc<KeySources>>,
     issuers: Option<Rc<Issuers>>,
-    policy: Policy,
-    /// The policy for a token whose `exp` a rule has judged (dialect kjdev).
-    policy_without_exp: Policy,
+    policies: Policies,
+}
+
+/// What a verified token must satisfy, of whatever issuer it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Policies {
+    pub(crate) usual: Policy,
+    /// The same for a token whose `exp` a rule has judged (dialect kjdev).
+    pub(crate) without_exp: Policy,
+}
+
+impl Policies {
+    pub(crate) fn new(usual: Policy) -> Self {
+        let without_exp = Policy { validate_exp: false, ..usual.clone() };
+        Self { usual, without_exp }
+    }
 }
 
 impl LocConf {
     /// Takes from `parent` what this level does not say itself.
-    pub(crate) fn merge(&mut self, parent: &Self, main: &MainConf) {
+    ///
+    /// # Errors
+    /// [`ConfError::Conflict`] if what comes together contradicts itself.
+    pub(crate) fn merge(&mut self, parent: &Self, main: &MainConf) -> Result<(), ConfError> {
         self.dialect = main.dialect.get();
         self.merge_auth(parent);
         fn take<T: Clone>(own: &mut Option<T>, parent: &Option<T>) {
@@ -268,18 +285,19 @@ impl LocConf {
         take(&mut self.www_authenticate, &parent.www_authenticate);
         take(&mut self.claim_headers, &parent.claim_headers);
         take(&mut self.set_cookie, &parent.set_cookie);
-        self.merge_keys(parent);
+        self.merge_keys(parent)?;
         self.merge_rules(parent);
-        self.make_policy();
+        self.policies = Policies::new(self.make_policy());
         self.issuers = match &*self.issuer_list {
             [] => None,
-            list => Some(Rc::new(Issuers::new(list.to_vec(), &self.policy))),
+            list => Some(Rc::new(Issuers::new(list.to_vec(), self.policy()))),
         };
         if self.phase() == Phase::Preaccess
             || self.claim_headers.as_ref().is_some_and(|list| !list.is_empty())
         {
             main.needs_preaccess.set(true);
         }
+        Ok(())
     }
 
     fn merge_auth(&mut self, parent: &Self) {
@@ -293,7 +311,7 @@ impl LocConf {
         }
     }
 
-    fn merge_keys(&mut self, parent: &Self) {
+    fn merge_keys(&mut self, parent: &Self) -> Result<(), ConfError> {
         let none_of_own = self.key_sources.is_empty() && self.issuer_list.is_empty();
         match self.key_inherit() {
             // A level with keys of its own trusts these alone: a union would widen trust silently.
@@ -308,6 +326,14 @@ impl LocConf {
                 }
                 self.issuer_list.extend(parent.issuer_list.iter().cloned());
             }
+        }
+        if !self.key_sources.is_empty() && !self.issuer_list.is_empty() {
+            return Err(ConfError::Conflict(
+                "auth_jwt_issuer",
+                "auth_jwt_key_file or auth_jwt_key_request",
+                "keys that belong to no issuer would verify every issuer's tokens; one of them may come from the \
+                 level above (auth_jwt_key_inherit merge)",
+            ));
         }
         let refresh = self.key_refresh.unwrap_or(DEFAULT_REFRESH);
         self.keys = match &parent.keys {
@@ -335,6 +361,7 @@ impl LocConf {
         for file in self.deny_files.iter().map(|(_, file)| file).chain(&self.revocation_files) {
             file.ask_refresh(refresh);
         }
+        Ok(())
     }
 
     fn merge_rules(&mut self, parent: &Self) {
@@ -366,8 +393,8 @@ impl LocConf {
         self.rules.iter().map(|(_, rule)| Rc::clone(rule)).collect()
     }
 
-    fn make_policy(&mut self) {
-        self.policy = Policy {
+    fn make_policy(&self) -> Policy {
+        Policy {
             leeway: self.leeway.unwrap_or_default(),
             validate_exp: self.validate_exp.unwrap_or(true),
             validate_nbf: self.validate_nbf.unwrap_or(true),
@@ -379,8 +406,7 @@ impl LocConf {
             audience: self.audience.clone().unwrap_or_default(),
             scope: self.scope.clone().unwrap_or_default(),
             ..Policy::default()
-        };
-        self.policy_without_exp = Policy { validate_exp: false, ..self.policy.clone() };
+        }
     }
 
     /// A claim's or a header parameter's place, as this level's `auth_jwt_allow_nested` reads names.
@@ -421,11 +447,11 @@ impl LocConf {
     }
 
     pub(crate) fn policy(&self) -> &Policy {
-        &self.policy
+        &self.policies.usual
     }
 
-    pub(crate) fn policy_without_exp(&self) -> &Policy {
-        &self.policy_without_exp
+    pub(crate) fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     pub(crate) fn rules(&self) -> &[(ClaimPath, Rc<Rule>)] {
@@ -461,7 +487,7 @@ impl LocConf {
     }
 
     pub(crate) fn leeway_seconds(&self) -> i64 {
-        i64::try_from(self.policy.leeway.as_secs()).unwrap_or(i64::MAX)
+        i64::try_from(self.policy().leeway.as_secs()).unwrap_or(i64::MAX)
     }
 
     pub(crate) fn key_inherit(&self) -> Inherit {

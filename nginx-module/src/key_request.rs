@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use jwt_core::{JwkSet, limits};
 
+use crate::context::Context;
 use crate::dialect::{Dialect, kjdev_fetch_lines};
 use crate::ffi::{ComplexValue, Request, Sleeper, Zone};
 use crate::key_source::Patience;
@@ -129,6 +130,10 @@ impl KeyRequest {
         fetch.adopt(|(level, line)| request.log(level, &line));
         let mut fetches = self.fetches.borrow_mut();
         if fetches.len() >= ADDRESSES {
+            // Names that lead nowhere cost nothing to make up: they must not push out the keys in use.
+            fetches.retain(|_, fetch| fetch.running.get() || fetch.keys.borrow().is_some());
+        }
+        if fetches.len() >= ADDRESSES {
             // Those that are being fetched are in use.
             fetches.retain(|_, fetch| fetch.running.get());
         }
@@ -164,41 +169,48 @@ impl KeyRequest {
             return Fetched::Wait;
         }
         let Some(context) = request.context() else { return Fetched::Nothing };
-        let is_mine = !fetch.running.replace(true);
-        let stub = Stub { ended: fetch.ended.get(), is_mine };
-        context.add_ticket(Ticket { fetch: Rc::clone(&fetch), stub });
-        if !is_mine {
-            fetch.add_sleeper(request.sleep());
-            return Fetched::Wait;
-        }
-        if request.start_subrequest(Rc::clone(&fetch)) {
-            return Fetched::Wait;
-        }
-        fetch.end(
-            &Response { status: 500, content_encoding: None, body: None },
-            request.main_conf().dialect.get(),
-            |(level, line)| request.log(level, &line),
-        );
-        fetch.last_good()
+        if join(request, context, &fetch) { Fetched::Wait } else { fetch.last_good() }
     }
 
-    /// A token names a key that is not here: the keys are fetched again, if this request has not waited for that
-    /// yet, and at most once a second, so that made-up names cost little. Whether they are.
-    pub(crate) fn expire(&self, request: &mut Request<'_>) -> bool {
+    /// A token names a key that is not here: the request waits for the keys to be fetched again, if it has not waited
+    /// for that yet, and at most once a second, so that made-up names cost little. Whether it waits. The keys stay as
+    /// fresh as they are for everybody else.
+    pub(crate) fn fetch_again(&self, request: &mut Request<'_>) -> bool {
         let Some(fetch) = self.fetch(request) else { return false };
-        let has_waited = request.context().is_none_or(|context| context.ticket(&fetch).is_some());
-        let is_new = fetch.fetched.get().is_none_or(|at| at.elapsed() < BACKOFF);
+        let Some(context) = request.context() else { return false };
+        let is_new = fetch.fetched.get().is_some_and(|at| at.elapsed() < BACKOFF);
+        // Whoever had started the fetch that it joined may be gone.
+        let has_waited = context.ticket(&fetch).is_some_and(|stub| fetch.ended.get() > stub.ended);
         if has_waited || is_new || fetch.is_backing_off() {
             return false;
         }
-        fetch.fetched.set(None);
-        true
+        join(request, context, &fetch)
     }
 
     /// Whether the last fetch for this request's address failed.
     pub(crate) fn is_refused(&self, request: &mut Request<'_>) -> bool {
         self.fetch(request).is_some_and(|fetch| fetch.last_error.borrow().is_some())
     }
+}
+
+/// Has the request wait for a fetch, of its own if none is running. `false`: it can't be started.
+fn join(request: &mut Request<'_>, context: &Context, fetch: &Rc<Fetch>) -> bool {
+    let is_mine = !fetch.running.replace(true);
+    let stub = Stub { ended: fetch.ended.get(), is_mine };
+    context.add_ticket(Ticket { fetch: Rc::clone(fetch), stub });
+    if !is_mine {
+        fetch.add_sleeper(request.sleep());
+        return true;
+    }
+    if request.start_subrequest(Rc::clone(fetch)) {
+        return true;
+    }
+    fetch.end(
+        &Response { status: 500, content_encoding: None, body: None },
+        request.main_conf().dialect.get(),
+        |(level, line)| request.log(level, &line),
+    );
+    false
 }
 
 /// Whether this can be asked for: a path from the root that leads nowhere else, in one word.

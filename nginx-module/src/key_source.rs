@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jwt_core::{JwkSet, Policy};
 
+use crate::conf::Policies;
 use crate::dialect::kjdev_file_line;
 use crate::ffi::{ComplexValue, Request, Zone};
 use crate::key_request::{Fetched, KeyRequest};
@@ -78,6 +79,10 @@ impl FileByVariable {
         let known = self.files.borrow().get(&path).cloned();
         let file = known.unwrap_or_else(|| {
             let mut files = self.files.borrow_mut();
+            if files.len() >= FILES {
+                // Names that lead nowhere cost nothing to make up: they must not push out the keys in use.
+                files.retain(|_, file| file.is_loaded());
+            }
             if files.len() >= FILES {
                 files.clear();
             }
@@ -261,12 +266,12 @@ impl KeySources {
         }
     }
 
-    /// The same for keys that were fetched: whether they are to be fetched again for this request.
+    /// The same for keys that were fetched: whether this request waits for them to be fetched again.
     pub(crate) fn refetch(&self, request: &mut Request<'_>) -> bool {
         let mut again = false;
         for source in &self.sources {
             if let KeySource::Request(source) = source {
-                again |= source.expire(request);
+                again |= source.fetch_again(request);
             }
         }
         again
@@ -317,7 +322,7 @@ pub(crate) struct Issuer {
 pub(crate) struct Issuers {
     pub(crate) list: Vec<Rc<Issuer>>,
     /// The level's policy with each issuer's own rules.
-    pub(crate) policies: Vec<Policy>,
+    pub(crate) policies: Vec<Policies>,
     /// What stands for a key set's id in the cache of verified tokens: which issuer a token is from is known only
     /// once it is decoded.
     pub(crate) scope: u64,
@@ -336,7 +341,7 @@ impl Issuers {
                 if !issuer.algorithms.is_empty() {
                     policy.algorithms.clone_from(&issuer.algorithms);
                 }
-                policy
+                Policies::new(policy)
             })
             .collect();
         // A set's id is unique, so this is no other set's.

@@ -27,12 +27,17 @@ impl ClaimHeader {
 
 /// The spelling by which headers are compared. Upstreams see `X_User` and `x-user` as one (CGI, WSGI).
 pub(crate) fn header_key(name: &[u8]) -> String {
-    name.iter()
-        .map(|byte| match byte {
-            b'_' => '-',
-            byte => char::from(byte.to_ascii_lowercase()),
-        })
-        .collect()
+    name.iter().map(|byte| char::from(key_byte(*byte))).collect()
+}
+
+/// Whether [`header_key`] of `name` is `key`, without making it: every field of every request is looked at.
+fn has_key(name: &[u8], key: &str) -> bool {
+    name.len() == key.len()
+        && name.iter().zip(key.bytes()).all(|(byte, key)| key_byte(*byte) == key)
+}
+
+fn key_byte(byte: u8) -> u8 {
+    if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() }
 }
 
 /// Removes every client copy of the location's claim headers, and what an earlier location has set.
@@ -45,9 +50,8 @@ pub(crate) fn strip_claim_headers(request: &mut Request<'_>, conf: &LocConf) -> 
         return true;
     }
     let is_ours = |name: &[u8]| {
-        let key = header_key(name);
-        earlier.iter().any(|earlier| **earlier == *key)
-            || conf.claim_headers().iter().any(|header| header.key == key)
+        earlier.iter().any(|earlier| has_key(name, earlier))
+            || conf.claim_headers().iter().any(|header| has_key(name, &header.key))
     };
     request.forget_header_variables(is_ours);
     request.remove_headers_in(is_ours)
@@ -77,10 +81,7 @@ pub(crate) fn set_claim_headers(
         }
         set.push(header.key.as_str().into());
     }
-    request.forget_header_variables(|name| {
-        let key = header_key(name);
-        set.iter().any(|set| **set == *key)
-    });
+    request.forget_header_variables(|name| set.iter().any(|set| has_key(name, set)));
     context.claim_headers.replace(set);
     true
 }
@@ -145,7 +146,13 @@ pub(crate) fn challenge(request: &mut Request<'_>, conf: &LocConf, refusal: &Ref
             }
         }
     };
-    text.is_empty() || request.set_www_authenticate(&text)
+    if text.is_empty() {
+        return true;
+    }
+    if let Some(context) = request.context() {
+        context.set_challenger(conf);
+    }
+    request.set_www_authenticate(&text)
 }
 
 /// kjdev's module says `invalid_token` whatever the status.

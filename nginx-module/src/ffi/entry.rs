@@ -13,9 +13,9 @@ use nginx_sys::{
     ngx_cycle_t, ngx_http_add_variable, ngx_http_conf_ctx_t, ngx_http_core_loc_conf_t,
     ngx_http_core_module, ngx_http_discard_request_body, ngx_http_handler_pt, ngx_http_module_t,
     ngx_http_output_filter, ngx_http_phases, ngx_http_phases_NGX_HTTP_ACCESS_PHASE,
-    ngx_http_phases_NGX_HTTP_PREACCESS_PHASE, ngx_http_request_t, ngx_http_send_header,
-    ngx_http_variable_t, ngx_http_variable_value_t, ngx_int_t, ngx_module_t, ngx_pcalloc,
-    ngx_process, ngx_str_t, ngx_uint_t,
+    ngx_http_phases_NGX_HTTP_PREACCESS_PHASE, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE,
+    ngx_http_request_t, ngx_http_send_header, ngx_http_variable_t, ngx_http_variable_value_t,
+    ngx_int_t, ngx_module_t, ngx_pcalloc, ngx_process, ngx_str_t, ngx_uint_t,
 };
 use ngx::core::Pool;
 use ngx::http::{HttpModuleConfExt, HttpModuleMainConf, NgxHttpCoreModule};
@@ -55,6 +55,9 @@ static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     create_loc_conf: Some(create_loc_conf),
     merge_loc_conf: Some(merge_loc_conf),
 };
+
+/// What is said of a panic while the configuration is read.
+const INTERNAL: &str = "internal error of ngx_http_jwt_module";
 
 /// What ends nginx's list of commands.
 const END: ngx_command_t = ngx_command_t {
@@ -149,7 +152,7 @@ unsafe extern "C" fn set_directive(
             shim::conf_error()
         }
         Err(_) => {
-            view.log(Level::Emerg, "internal error of ngx_http_jwt_module");
+            view.log(Level::Emerg, INTERNAL);
             shim::conf_error()
         }
     }
@@ -185,14 +188,22 @@ unsafe extern "C" fn merge_loc_conf(
         let (parent, child) =
             unsafe { (&*parent.cast::<LocConf>(), &mut *child.cast::<LocConf>()) };
         // SAFETY: [I6]
-        let Some(main) = (unsafe { main_conf(&*cf) }) else { return };
-        child.merge(parent, main);
+        let main = unsafe { main_conf(&*cf) }.ok_or(ConfError::Nginx("auth_jwt"))?;
+        child.merge(parent, main)?;
         if child.is_enforced() && !child.has_keys() && child.validates_signature() {
             // SAFETY: [I2]
             unsafe { warn_no_keys(cf) };
         }
+        Ok::<_, ConfError>(())
     }));
-    if merged.is_ok() { ptr::null_mut() } else { shim::conf_error() }
+    let error = match merged {
+        Ok(Ok(())) => return ptr::null_mut(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => INTERNAL.to_owned(),
+    };
+    // SAFETY: [I2]
+    unsafe { shim::conf_log(Level::Emerg, cf, &error) };
+    shim::conf_error()
 }
 
 /// A location that asks for tokens and has no keys refuses everything, which is seldom meant.
@@ -329,6 +340,9 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
         {
             return NGX_ERROR as ngx_int_t;
         }
+        if !add_phase_handler(cf, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE, precontent_handler) {
+            return NGX_ERROR as ngx_int_t;
+        }
         if main.has_key_requests() {
             subrequest::add_filters();
         }
@@ -404,6 +418,11 @@ unsafe extern "C" fn preaccess_handler(r: *mut ngx_http_request_t) -> ngx_int_t 
     // OK would end the phase, and with it limit_req and limit_conn.
     // SAFETY: [I2]
     unsafe { decide(r, access::preaccess, NGX_DECLINED as ngx_int_t) }
+}
+
+unsafe extern "C" fn precontent_handler(r: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: [I2]
+    unsafe { decide(r, access::precontent, NGX_DECLINED as ngx_int_t) }
 }
 
 /// # Safety

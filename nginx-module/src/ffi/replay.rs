@@ -36,6 +36,8 @@ pub(crate) enum Seen {
 struct Root {
     /// The list that the next sweep begins with.
     sweep: usize,
+    /// When all lists were last looked through, in seconds since the epoch.
+    swept: i64,
     buckets: [*mut Node; BUCKETS],
 }
 
@@ -73,6 +75,12 @@ impl ReplayZone {
                 node = (*node).next;
             }
             let new = pool.alloc(size_of::<Node>()).or_else(|| {
+                // What has expired within a second of the last time can wait; a full zone must not cost every
+                // request a look at all of it.
+                if (*root).swept == now {
+                    return None;
+                }
+                (*root).swept = now;
                 sweep(&pool, root, BUCKETS, now);
                 pool.alloc(size_of::<Node>())
             });

@@ -1,6 +1,6 @@
 //! A view of a request.
 
-use core::cell::OnceCell;
+use core::cell::{Cell, OnceCell};
 use core::marker::PhantomData;
 use core::mem;
 use core::ptr::{self, NonNull};
@@ -34,6 +34,8 @@ struct Kept {
     request: *const ngx_http_request_t,
     /// Made when the request sleeps for the first time: most never do, and cost no allocation.
     sleeper: OnceCell<Sleeper>,
+    /// The challenge that was set last.
+    challenge: Cell<Option<NonNull<ngx_table_elt_t>>>,
     context: Context,
 }
 
@@ -111,15 +113,20 @@ impl<'r> Request<'r> {
         if value.0.lengths.is_null() {
             return self.complex_value(value);
         }
-        // SAFETY: [I2] [I6] the core module's configuration tells how many indexed variables a request has; each is
-        // a plain C struct, which is put back as it was.
+        let count = self.variable_count();
+        // SAFETY: [I2] a request has that many values of variables, each a plain C struct, which is put back as it
+        // was. A regular expression, of a map say, gets captures of its own; those of the location come back.
         unsafe {
             let r = self.r.as_ptr();
-            let count = (*self.core_conf()).variables.nelts;
             let mut before = Vec::with_capacity(count);
             ptr::copy_nonoverlapping((*r).variables, before.as_mut_ptr(), count);
             before.set_len(count);
+            let captures = ((*r).ncaptures, (*r).captures, (*r).captures_data);
+            let realloc_captures = (*r).realloc_captures();
+            (*r).set_realloc_captures(1);
             let text = self.complex_value(value);
+            ((*r).ncaptures, (*r).captures, (*r).captures_data) = captures;
+            (*r).set_realloc_captures(realloc_captures);
             ptr::copy_nonoverlapping(before.as_ptr(), (*r).variables, count);
             text
         }
@@ -196,6 +203,11 @@ impl<'r> Request<'r> {
 
     /// Has nginx forget what it remembers of variables `$http_NAME` whose NAME `is_changed`: they are read anew.
     pub(crate) fn forget_header_variables(&mut self, is_changed: impl Fn(&[u8]) -> bool) {
+        self.forget_variables(|name| name.strip_prefix(b"http_").is_some_and(&is_changed));
+    }
+
+    /// Has nginx forget what it remembers of variables whose name `is_changed`.
+    pub(super) fn forget_variables(&mut self, is_changed: impl Fn(&[u8]) -> bool) {
         // SAFETY: [I2] [I6] the core module's configuration lists the indexed variables, in the order of the values
         // that a request keeps.
         unsafe {
@@ -204,13 +216,19 @@ impl<'r> Request<'r> {
             let variables = (*core).variables.elts.cast::<ngx_http_variable_t>();
             for index in 0..(*core).variables.nelts {
                 let name = bytes(&(*variables.add(index)).name);
-                if name.strip_prefix(b"http_").is_some_and(&is_changed) {
+                if is_changed(name) {
                     let value = (*r).variables.add(index);
                     (*value).set_valid(0);
                     (*value).set_not_found(0);
                 }
             }
         }
+    }
+
+    /// How many values of variables nginx keeps with a request.
+    pub(super) fn variable_count(&self) -> usize {
+        // SAFETY: [I2] [I6]
+        unsafe { (*self.core_conf()).variables.nelts }
     }
 
     fn core_conf(&self) -> *const ngx_http_core_main_conf_t {
@@ -238,12 +256,31 @@ impl<'r> Request<'r> {
         // SAFETY: [I2]
         let set = unsafe { (*self.r.as_ptr()).headers_out.www_authenticate };
         if let Some(line) = NonNull::new(set) {
-            return self.set_value(line, challenge);
+            // SAFETY: [I4] where `satisfy any` has let the request pass before, nginx has set it to "not sent".
+            unsafe { (*line.as_ptr()).hash = 1 };
+            return self.set_value(line, challenge) && self.note_challenge(line);
         }
         let Some(line) = self.add_header_out("WWW-Authenticate", challenge) else { return false };
         // SAFETY: [I2] through this field nginx drops the challenge where `satisfy any` lets the request pass.
         unsafe { (*self.r.as_ptr()).headers_out.www_authenticate = line.as_ptr() };
+        self.note_challenge(line)
+    }
+
+    fn note_challenge(&self, line: NonNull<ngx_table_elt_t>) -> bool {
+        let Some(kept) = self.kept() else { return false };
+        // SAFETY: [I4]
+        unsafe { (*kept.as_ptr()).challenge.set(Some(line)) };
         true
+    }
+
+    /// Takes back the challenge that was set last.
+    pub(crate) fn withdraw_challenge(&self) {
+        // SAFETY: [I4] the line is in the request's pool; nginx does not send a field whose hash is 0.
+        unsafe {
+            if let Some(line) = self.kept().and_then(|kept| (*kept.as_ptr()).challenge.take()) {
+                (*line.as_ptr()).hash = 0;
+            }
+        }
     }
 
     /// Adds a header field to the answer; `None`: no memory.
@@ -295,6 +332,15 @@ impl<'r> Request<'r> {
         Some(unsafe { &(*self.kept()?.as_ptr()).context })
     }
 
+    /// The same, if it was made since the request came to this location: it is not looked for.
+    pub(crate) fn current_context(&self) -> Option<&'r Context> {
+        // SAFETY: [I4] [I6] the slot is this module's: null, or what `kept` has made.
+        unsafe {
+            let kept = (*(*self.r.as_ptr()).ctx.add(entry::ctx_index())).cast::<Kept>();
+            kept.as_ref().map(|kept| &kept.context)
+        }
+    }
+
     /// What the module keeps with the client's own request, of which this may be a subrequest; `None`: no memory.
     pub(crate) fn main_context(&self) -> Option<&'r Context> {
         // SAFETY: [I2] a request has a main request, which lives longer.
@@ -323,7 +369,12 @@ impl<'r> Request<'r> {
             }
             let cleanup = ngx_pool_cleanup_add((*r).pool, size_of::<Kept>());
             let kept = NonNull::new(cleanup.as_mut()?.data.cast::<Kept>())?;
-            kept.write(Kept { request: r, sleeper: OnceCell::new(), context: Context::default() });
+            kept.write(Kept {
+                request: r,
+                sleeper: OnceCell::new(),
+                challenge: Cell::new(None),
+                context: Context::default(),
+            });
             (*cleanup).handler = Some(DROP_KEPT);
             *slot = kept.as_ptr().cast();
             Some(kept)

@@ -15,8 +15,8 @@ use nginx_sys::{
     NGX_ERROR, NGX_HTTP_CLIENT_CLOSED_REQUEST, NGX_HTTP_SPECIAL_RESPONSE,
     NGX_HTTP_SUBREQUEST_WAITED, NGX_OK, ngx_buf_t, ngx_chain_t, ngx_http_post_subrequest_t,
     ngx_http_request_body_t, ngx_http_request_t, ngx_http_subrequest, ngx_http_top_body_filter,
-    ngx_http_top_header_filter, ngx_int_t, ngx_palloc, ngx_pcalloc, ngx_str_t, ngx_table_elt_t,
-    ngx_uint_t,
+    ngx_http_top_header_filter, ngx_http_variable_value_t, ngx_int_t, ngx_palloc, ngx_pcalloc,
+    ngx_str_t, ngx_table_elt_t, ngx_uint_t,
 };
 use ngx::core::Pool;
 
@@ -111,7 +111,7 @@ pub(super) unsafe fn start(r: *mut ngx_http_request_t, fetch: Rc<Fetch>) -> bool
             return false;
         }
         (*collector).is_done = false;
-        if !forget_client(subrequest) {
+        if !(forget_client(subrequest) && forget_variables(subrequest)) {
             (*collector).is_broken = true;
         }
         true
@@ -147,6 +147,42 @@ unsafe fn forget_client(subrequest: *mut ngx_http_request_t) -> bool {
         (*list).last = &raw mut (*list).part;
         !body.is_null() && !elements.is_null()
     }
+}
+
+/// A subrequest also shares what its parent remembers of variables (`r->variables`): the key server would get what was
+/// read of the client's header before, and the upstream the nothing that is read of it here. What the configuration has
+/// set stays.
+///
+/// # Safety
+/// `subrequest` has just been made and has not run.
+unsafe fn forget_variables(subrequest: *mut ngx_http_request_t) -> bool {
+    // SAFETY: the caller vouches for it; a request has as many values as there are indexed variables.
+    unsafe {
+        let Some(mut request) = super::Request::from_raw(subrequest) else { return false };
+        let count = request.variable_count();
+        let size = count * size_of::<ngx_http_variable_value_t>();
+        let own = ngx_palloc((*subrequest).pool, size.max(1)).cast::<ngx_http_variable_value_t>();
+        if own.is_null() {
+            return false;
+        }
+        ptr::copy_nonoverlapping((*subrequest).variables, own, count);
+        (*subrequest).variables = own;
+        request.forget_variables(is_of_client);
+    }
+    true
+}
+
+/// Whether nginx reads this variable from the client's header or body.
+fn is_of_client(name: &[u8]) -> bool {
+    const NAMES: [&[u8]; 6] = [
+        b"content_length",
+        b"content_type",
+        b"remote_user",
+        b"request_body",
+        b"request_body_file",
+        b"proxy_add_x_forwarded_for",
+    ];
+    name.starts_with(b"http_") || name.starts_with(b"cookie_") || NAMES.contains(&name)
 }
 
 fn split(uri: &[u8]) -> (&[u8], &[u8]) {

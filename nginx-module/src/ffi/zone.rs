@@ -33,7 +33,8 @@ struct Root {
     counters: [Slot; SLOTS],
 }
 
-/// One file's text. A new version is a new entry, so that a worker killed here leaves the old one or the new.
+/// One file's text. A new version is a new text beside the old one where there is room for both, so that a worker
+/// killed here leaves the old one or the new; else the entry is out of the list until it is complete again.
 #[repr(C)]
 struct Entry {
     next: *mut Entry,
@@ -68,7 +69,8 @@ impl Zone {
         }
     }
 
-    /// Keeps `text` as the last good one under `name`. `false`: the zone is full.
+    /// Keeps `text` as the last good one under `name`. `false`: the zone is full, and has none under that name any
+    /// more: a worker to come must not take an older version for the last one.
     pub(crate) fn store(&self, name: &[u8], text: &[u8]) -> bool {
         let Some(pool) = lock(self.0) else { return false };
         // SAFETY: the pool is locked. A new text is complete before an entry points to it, and an entry before the
@@ -81,33 +83,26 @@ impl Zone {
             {
                 return true;
             }
-            let Some(new) = pool.alloc(size_of::<Text>() + text.len()) else { return false };
-            let new = new.cast::<Text>();
-            new.write(Text { len: text.len() });
-            ptr::copy_nonoverlapping(text.as_ptr(), new.as_ptr().add(1).cast::<u8>(), text.len());
-            if let Some(entry) = entry.as_mut() {
+            let new = copy_text(&pool, text);
+            let Some(entry) = entry.as_mut() else {
+                return new.is_some_and(|new| add_entry(&pool, root, name, new));
+            };
+            if let Some(new) = new {
                 let old = core::mem::replace(&mut entry.text, new.as_ptr());
                 pool.free(old.cast());
                 return true;
             }
-            let (copy, entry) = (pool.alloc(name.len().max(1)), pool.alloc(size_of::<Entry>()));
-            let (Some(copy), Some(entry)) = (copy, entry) else {
-                pool.free(new.as_ptr().cast());
-                for half in [copy, entry].into_iter().flatten() {
-                    pool.free(half.as_ptr());
-                }
-                return false;
-            };
-            ptr::copy_nonoverlapping(name.as_ptr(), copy.as_ptr(), name.len());
-            let entry = entry.cast::<Entry>();
-            entry.write(Entry {
-                next: (*root).entries,
-                name: copy.as_ptr(),
-                name_len: name.len(),
-                text: new.as_ptr(),
-            });
-            (*root).entries = entry.as_ptr();
-            true
+            unlink(root, entry);
+            pool.free(entry.text.cast());
+            if let Some(new) = copy_text(&pool, text) {
+                entry.text = new.as_ptr();
+                entry.next = (*root).entries;
+                (*root).entries = entry;
+                return true;
+            }
+            pool.free(entry.name);
+            pool.free(ptr::from_mut(entry).cast());
+            false
         }
     }
 
@@ -116,6 +111,62 @@ impl Zone {
         let pool = lock(self.0)?;
         // SAFETY: the root lives as long as the mapping, and that as long as the cycle; counters never move.
         unsafe { Some(Metrics(NonNull::new(&raw mut (*pool.root::<Root>()?).counters)?)) }
+    }
+}
+
+/// A copy of `text` in the zone; `None`: no room.
+fn copy_text(pool: &Locked, text: &[u8]) -> Option<NonNull<Text>> {
+    let new = pool.alloc(size_of::<Text>() + text.len())?.cast::<Text>();
+    // SAFETY: the pool gave that many bytes, aligned for a length.
+    unsafe {
+        new.write(Text { len: text.len() });
+        ptr::copy_nonoverlapping(text.as_ptr(), new.as_ptr().add(1).cast::<u8>(), text.len());
+    }
+    Some(new)
+}
+
+/// Puts a new entry into the list. `false`: no room, and the text is freed.
+///
+/// # Safety
+/// `root` is the locked pool's, and `text` was allocated from it.
+unsafe fn add_entry(pool: &Locked, root: *mut Root, name: &[u8], text: NonNull<Text>) -> bool {
+    // SAFETY: the caller vouches for all of it; the entry is complete before the list points to it.
+    unsafe {
+        let (copy, entry) = (pool.alloc(name.len().max(1)), pool.alloc(size_of::<Entry>()));
+        let (Some(copy), Some(entry)) = (copy, entry) else {
+            pool.free(text.as_ptr().cast());
+            for half in [copy, entry].into_iter().flatten() {
+                pool.free(half.as_ptr());
+            }
+            return false;
+        };
+        ptr::copy_nonoverlapping(name.as_ptr(), copy.as_ptr(), name.len());
+        let entry = entry.cast::<Entry>();
+        entry.write(Entry {
+            next: (*root).entries,
+            name: copy.as_ptr(),
+            name_len: name.len(),
+            text: text.as_ptr(),
+        });
+        (*root).entries = entry.as_ptr();
+        true
+    }
+}
+
+/// Takes an entry out of the list.
+///
+/// # Safety
+/// The pool is locked, `root` its root, and `entry` in its list.
+unsafe fn unlink(root: *mut Root, entry: *mut Entry) {
+    // SAFETY: the caller vouches for it; the list ends where the entry is at the latest.
+    unsafe {
+        let mut link = &raw mut (*root).entries;
+        while !(*link).is_null() && !ptr::eq(*link, entry) {
+            link = &raw mut (**link).next;
+        }
+        if !(*link).is_null() {
+            link.write((*entry).next);
+        }
     }
 }
 
