@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use jwtunnel::tunnel::{Census, Settings};
 use jwtunnel::tunnel::client::{Client, Connector, Credentials, Entrance, Trust};
+use jwtunnel::tunnel::{Census, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;

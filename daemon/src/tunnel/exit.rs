@@ -84,9 +84,9 @@ where
     let mut carried = false;
     loop {
         match serve_next(ws, &options, &dial, retired, stop).await {
-            Next::Ended(Served::Unused) if carried => return Served::Carried,
-            Next::Ended(served) => return served,
-            Next::Carried(outcome, left) => {
+            Err(Served::Unused) if carried => return Served::Carried,
+            Err(served) => return served,
+            Ok((outcome, left)) => {
                 ended(&outcome);
                 carried = true;
                 match left {
@@ -98,33 +98,27 @@ where
     }
 }
 
-enum Next {
-    Ended(Served),
-    /// With the websocket, if it can go on.
-    Carried(Outcome, Option<DataSocket>),
-}
-
-/// Serves one connection.
+/// Serves one connection. The websocket comes back if it can carry another one; `Err` is why there was none.
 async fn serve_next<D>(
     mut ws: DataSocket,
     options: &ExitOptions,
     dial: &impl Fn() -> D,
     retired: &Stop,
     stop: &Stop,
-) -> Next
+) -> Result<(Outcome, Option<DataSocket>), Served>
 where
     D: Future<Output = Result<Plain, DialError>>,
 {
     match wait_for_start(&mut ws, options, retired).await {
         Start::Started => {}
-        Start::Ended => return Next::Ended(Served::Unused),
+        Start::Ended => return Err(Served::Unused),
         Start::Refused(code) => {
             refuse(ws, code, "").await;
-            return Next::Ended(Served::Unused);
+            return Err(Served::Unused);
         }
         Start::Wrong => {
             refuse(ws, CloseCode::Protocol, "expected the start message").await;
-            return Next::Ended(Served::WrongStart);
+            return Err(Served::WrongStart);
         }
     }
     let mut early = Vec::new();
@@ -135,26 +129,25 @@ where
             if let Some(code) = fault {
                 refuse(ws, code, "").await;
             }
-            return Next::Ended(Served::Unused);
+            return Err(Served::Unused);
         }
         reason = stop.stopped() => {
             refuse(ws, reason.close_code(), "").await;
-            return Next::Ended(Served::Unused);
+            return Err(Served::Unused);
         }
     };
     match dialled {
         Ok(tcp) => {
             tcp.tune();
             let session = options.session.clone();
-            let (outcome, left) = session::run(ws, tcp, early, session, stop).await;
-            Next::Carried(outcome, left)
+            Ok(session::run(ws, tcp, early, session, stop).await)
         }
         Err(error) => {
             // Towards a peer without half-close every failure looks like an end, as it does from NETunnel.
             let code =
                 if options.session.half_close { CloseCode::Error } else { CloseCode::Normal };
             refuse(ws, code, "").await;
-            Next::Ended(Served::Failed(error))
+            Err(Served::Failed(error))
         }
     }
 }
