@@ -16,7 +16,7 @@ use jwtunnel::tunnel::{Census, Limits, Policy, Settings, Timings};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tunnel_harness::*;
 
@@ -202,6 +202,39 @@ async fn data_goes_both_ways_and_ends_a27_a28_a32() {
     assert_eq!(next(&mut ws).await, Some(Message::Binary(b"data1".to_vec().into())));
     assert_eq!(next(&mut ws).await, Some(Message::Binary(Vec::new().into())));
     assert_eq!(close_code(&mut ws).await, Some(1000));
+}
+
+/// With the claims of the token that opened it, a websocket must not begin connections for ever.
+#[tokio::test]
+async fn a_websocket_that_is_used_again_has_an_end() {
+    let timings = Timings { start: Duration::from_secs(1), ..quick() };
+    let bench = Bench::open(Settings { timings, ..settings() }).await;
+    let offer = json!({"version": "1.0.13", "features": ["half-close", "reuse"]});
+    let answer = bench.post("/channels", &offer).await.json();
+    assert_eq!(answer["features"], offer["features"]);
+    let id = answer["channel_id"].as_u64().unwrap();
+    let _control = bench.websocket(&format!("/channels/{id}/connect"), "").await.unwrap();
+    let port = echo().await;
+    let wish = json!({"exit_address": "127.0.0.1", "exit_port": port, "reverse": false});
+    assert_eq!(bench.post(&format!("/channels/{id}/tunnels"), &wish).await.status, 200);
+    let mut ws = bench.data(id).await;
+    let (begun, mut carried) = (Instant::now(), 0);
+    let code = loop {
+        assert!(begun.elapsed() < LIMIT, "{carried} connections, and no end");
+        // The end may come at any of these.
+        let _ = ws.send(Message::Text("pasten".into())).await;
+        let _ = ws.send(Message::Binary(b"x".to_vec().into())).await;
+        let _ = ws.send(Message::Binary(Vec::new().into())).await;
+        match next(&mut ws).await {
+            Some(Message::Binary(data)) => assert_eq!(data, b"x".as_slice()),
+            Some(Message::Close(frame)) => break frame.map(|frame| u16::from(frame.code)),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(next(&mut ws).await, Some(Message::Binary(Vec::new().into())));
+        carried += 1;
+    };
+    assert_eq!(code, Some(1001));
+    assert!(carried > 1, "{carried} connections");
 }
 
 #[tokio::test]

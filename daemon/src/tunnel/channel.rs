@@ -326,7 +326,7 @@ impl Context {
                     options: options(Side::Entrance),
                     retired: &tunnel.life.retired,
                     stop: &tunnel.life.stop,
-                    lifetime: self.settings.timings.start,
+                    start: self.settings.timings.start,
                 };
                 let ended = |outcome: &Outcome| self.log_end(outcome);
                 entrance.serve(ws, use_of, opened, ended).await;

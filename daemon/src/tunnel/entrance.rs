@@ -71,8 +71,9 @@ pub(super) struct Use<'u> {
     pub(super) options: Options,
     pub(super) retired: &'u Stop,
     pub(super) stop: &'u Stop,
-    /// After this it begins no other connection: the token with which it was opened may be long gone.
-    pub(super) lifetime: Duration,
+    /// How long the exit lets it begin connections. It is not used again in the second half of that time, so that
+    /// no start meets the exit's farewell.
+    pub(super) start: Duration,
 }
 
 impl Entrance {
@@ -181,7 +182,7 @@ impl Entrance {
         opened: impl Fn(Origin),
         ended: impl Fn(&Outcome),
     ) {
-        let Use { options, retired, stop, lifetime } = use_of;
+        let Use { options, retired, stop, start } = use_of;
         let born = Instant::now();
         let mut spare = Spare::new(self);
         while let Some((mut used, stream, address)) =
@@ -189,8 +190,8 @@ impl Entrance {
         {
             // Nothing is read from the connection before this, so a failure loses nothing: the next websocket
             // gets the connection.
-            let start = used.send(Message::Text(START.into()));
-            if !matches!(timeout(options.close, start).await, Ok(Ok(()))) {
+            let sent = used.send(Message::Text(START.into()));
+            if !matches!(timeout(options.close, sent).await, Ok(Ok(()))) {
                 return self.put_back(stream, address);
             }
             opened(address);
@@ -198,7 +199,7 @@ impl Entrance {
                 session::run(used, stream, Vec::new(), options.clone(), stop).await;
             ended(&outcome);
             let Some(left) = left else { return };
-            if born.elapsed() >= lifetime || !spare.again() {
+            if born.elapsed() >= start / 2 || !spare.again() {
                 return refuse(left, CloseCode::Normal, "").await;
             }
             ws = left;

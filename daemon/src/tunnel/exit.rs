@@ -62,7 +62,8 @@ pub(super) enum Served {
 #[derive(Clone, Debug)]
 pub(super) struct ExitOptions {
     pub(super) session: Options,
-    /// The longest wait for the start message.
+    /// How long after its opening a websocket may begin a connection: what its token allowed then holds for all of
+    /// them.
     pub(super) start: Duration,
 }
 
@@ -81,9 +82,11 @@ pub(super) async fn serve<D>(
 where
     D: Future<Output = Result<Plain, DialError>>,
 {
+    // Of all its connections together. The other side can't be left to mind this: it is the one whose rights change.
+    let give_up = Instant::now() + options.start;
     let mut carried = false;
     loop {
-        match serve_next(ws, &options, &dial, retired, stop).await {
+        match serve_next(ws, &options, give_up, &dial, retired, stop).await {
             Err(Served::Unused) if carried => return Served::Carried,
             Err(served) => return served,
             Ok((outcome, left)) => {
@@ -102,6 +105,7 @@ where
 async fn serve_next<D>(
     mut ws: DataSocket,
     options: &ExitOptions,
+    give_up: Instant,
     dial: &impl Fn() -> D,
     retired: &Stop,
     stop: &Stop,
@@ -109,7 +113,7 @@ async fn serve_next<D>(
 where
     D: Future<Output = Result<Plain, DialError>>,
 {
-    match wait_for_start(&mut ws, options, retired).await {
+    match wait_for_start(&mut ws, &options.session, give_up, retired).await {
         Start::Started => {}
         Start::Ended => return Err(Served::Unused),
         Start::Refused(code) => {
@@ -159,21 +163,27 @@ enum Start {
     Refused(CloseCode),
 }
 
-async fn wait_for_start(ws: &mut DataSocket, options: &ExitOptions, retired: &Stop) -> Start {
-    let give_up = Instant::now() + options.start;
-    let ping = options.session.ping;
+async fn wait_for_start(
+    ws: &mut DataSocket,
+    options: &Options,
+    give_up: Instant,
+    retired: &Stop,
+) -> Start {
     loop {
-        let silence = ping.map_or(give_up, |ping| (Instant::now() + ping).min(give_up));
+        if Instant::now() >= give_up {
+            return Start::Refused(CloseCode::Away);
+        }
+        let silence = options.ping.map_or(give_up, |ping| (Instant::now() + ping).min(give_up));
         let message = tokio::select! {
             message = ws.next() => message,
             reason = retired.stopped() => return Start::Refused(reason.close_code()),
             () = sleep_until(silence) => {
-                if Instant::now() >= give_up {
-                    return Start::Refused(CloseCode::Away);
+                if silence == give_up {
+                    continue;
                 }
                 // No deadline for the pong: NETunnel's server does not read waiting websockets.
                 let ping = ws.send(Message::Ping(Bytes::new()));
-                if timeout(options.session.close, ping).await.is_err() {
+                if timeout(options.close, ping).await.is_err() {
                     return Start::Ended;
                 }
                 continue;
@@ -183,7 +193,7 @@ async fn wait_for_start(ws: &mut DataSocket, options: &ExitOptions, retired: &St
             Some(Ok(Message::Text(text))) if text.as_str() == START => return Start::Started,
             Some(Ok(Message::Text(_) | Message::Binary(_))) => return Start::Wrong,
             Some(Ok(Message::Close(_))) => {
-                let _ = timeout(options.session.close, ws.flush()).await;
+                let _ = timeout(options.close, ws.flush()).await;
                 return Start::Ended;
             }
             Some(Ok(_)) => {}

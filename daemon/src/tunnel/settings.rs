@@ -55,7 +55,7 @@ pub struct Timings {
     pub reply: Duration,
     /// Time for a requested tunnel websocket to arrive before another one is requested. Default 10 s.
     pub feed: Duration,
-    /// How long a tunnel websocket may wait for its start message. Default 1 h.
+    /// How long after its opening a tunnel websocket may begin a connection, the first or another one. Default 1 h.
     pub start: Duration,
     /// Time to connect to a destination, name resolution included. Default 10 s.
     pub dial: Duration,

@@ -505,7 +505,7 @@ impl Shared {
                 options: self.options(Side::Entrance),
                 retired: &life.retired,
                 stop: &life.stop,
-                lifetime: self.timings.start,
+                start: self.timings.start,
             };
             let opened = |origin: Origin| tracing::debug!(client = %origin, "connection opened");
             entrance.serve(ws, use_of, opened, log_end).await;
