@@ -80,15 +80,7 @@ fn a_dead_workers_successor_knows_the_last_good_keys() {
     eventually("both workers have looked at the file", || {
         (nginx.error_log().matches("jwt: keyset jwks rejected").count() >= 2).then_some(())
     });
-    let workers = nginx.workers();
-    for worker in &workers {
-        let killed = std::process::Command::new("kill").args(["-s", "KILL", worker]).status();
-        assert!(killed.expect("kill").success());
-    }
-    eventually("the master has started others", || {
-        let serving = nginx.workers();
-        (serving.len() == 2 && serving.iter().all(|each| !workers.contains(each))).then_some(())
-    });
+    nginx.kill_workers();
     // From the first on, before they have looked at the file.
     for _ in 0..10 {
         assert_eq!(nginx.get_with("/", &new.token("me")).status, 200);

@@ -329,15 +329,7 @@ fn a_large_lists_newer_version_is_what_a_dead_workers_successor_knows() {
     });
     nginx.scratch().replace("public/sub.json", b"[]");
     nginx.expect_log(&["[error]", "jwt: revocations sub rejected", "kept gen="]);
-    let workers = nginx.workers();
-    for worker in &workers {
-        let killed = std::process::Command::new("kill").args(["-s", "KILL", worker]).status();
-        assert!(killed.expect("kill").success());
-    }
-    eventually("the master has started others", || {
-        let serving = nginx.workers();
-        (serving.len() == 2 && serving.iter().all(|each| !workers.contains(each))).then_some(())
-    });
+    nginx.kill_workers();
     for _ in 0..10 {
         assert_eq!(nginx.get_with("/", &mallory).status, 401, "an older list has come back");
     }

@@ -138,9 +138,11 @@ fn f21_targets_that_vanish_or_never_read_concern_nobody_else() {
         let (daemon, client, server) = direct("");
         let (echo, dropped) = (Service::echo(), Service::echo());
         let stopped = Service::start(|stream| {
-            // Accepts and never reads, until the test ends.
-            thread::sleep(Duration::from_secs(120));
-            drop(stream);
+            // Accepts and never reads, until the test's process ends.
+            loop {
+                thread::park();
+                let _ = &stream;
+            }
         });
         let ports: Vec<Port> = (0..3).map(|_| Port::take()).collect();
         let tunnel = |index: usize, service: &Service| {
@@ -305,21 +307,22 @@ fn f23_stopped_readers_hold_bounded_memory_and_lose_nothing() {
     }
 }
 
+/// One tunnel to an echo service, straight to the daemon: it is not nginx's `worker_connections` that are tried.
+fn to_an_echo() -> (Daemon, Process, Port) {
+    let (daemon, client, server) = direct("");
+    let (echo, local) = (Service::echo(), Port::take());
+    let forward = format!("{}:127.0.0.1:{}", local.number(), echo.port());
+    let arguments = ["--auth-uri", &issuer(&daemon), "-L", &forward];
+    let process = connect(&server, &daemon, &client, &arguments);
+    eventually("it is open", || is_open(&process, 1));
+    (daemon, process, local)
+}
+
 /// rel:F24.
 #[test]
 fn f24_idle_connections_all_answer_at_the_end() {
     const IDLE: usize = 1_000;
-    let mut gateway = Gateway::start();
-    let client = gateway.daemon.register();
-    let echo = Service::echo();
-    let local = Port::take();
-    let forward = format!("{}:127.0.0.1:{}", local.number(), echo.port());
-    // Straight to the daemon: it is not nginx's worker_connections that are tried.
-    let server = gateway.daemon.netunnel("");
-    let issuer = issuer(&gateway.daemon);
-    let arguments = ["--auth-uri", &issuer, "-L", &forward];
-    let process = connect(&server, &gateway.daemon, &client, &arguments);
-    eventually("it is open", || is_open(&process, 1));
+    let (mut daemon, _process, local) = to_an_echo();
     let mut streams = Vec::with_capacity(IDLE);
     for _ in 0..IDLE {
         let mut stream = dial(local.number());
@@ -327,9 +330,9 @@ fn f24_idle_connections_all_answer_at_the_end() {
         stream.read_exact(&mut [0]).expect("answered");
         streams.push(stream);
     }
-    let open = status(&gateway.daemon)["netunnel"]["open_connections"].clone();
+    let open = status(&daemon)["netunnel"]["open_connections"].clone();
     assert_eq!(open, IDLE);
-    let kib = memory_kib(gateway.daemon.process().id());
+    let kib = memory_kib(daemon.process().id());
     assert!(kib <= 200 * 1024 / 10 + 20 * 1024, "{kib} KiB for {IDLE} idle connections");
     for stream in &mut streams {
         stream.write_all(b"y").expect("sent");
@@ -342,17 +345,8 @@ fn f24_idle_connections_all_answer_at_the_end() {
 /// rel:F26: thousands of short connections leave nothing behind.
 #[test]
 fn f26_churn_leaves_no_descriptor_and_no_connection() {
-    let mut gateway = Gateway::start();
-    let client = gateway.daemon.register();
-    let echo = Service::echo();
-    let local = Port::take();
-    let forward = format!("{}:127.0.0.1:{}", local.number(), echo.port());
-    let server = gateway.daemon.netunnel("");
-    let issuer = issuer(&gateway.daemon);
-    let arguments = ["--auth-uri", &issuer, "-L", &forward];
-    let process = connect(&server, &gateway.daemon, &client, &arguments);
-    eventually("it is open", || is_open(&process, 1));
-    let ends = [gateway.daemon.process().id(), process.id()];
+    let (mut daemon, process, local) = to_an_echo();
+    let ends = [daemon.process().id(), process.id()];
     let churn = |count: usize| {
         for round in 0..count {
             let mut stream = dial(local.number());
@@ -368,7 +362,7 @@ fn f26_churn_leaves_no_descriptor_and_no_connection() {
     };
     let settled = || {
         within(DEAD, "all connections have ended", || {
-            (status(&gateway.daemon)["netunnel"]["open_connections"] == 0).then_some(())
+            (status(&daemon)["netunnel"]["open_connections"] == 0).then_some(())
         });
     };
     churn(1_000);

@@ -433,6 +433,22 @@ impl Nginx {
         String::from_utf8(output.stdout).expect("text").trim().to_owned()
     }
 
+    /// Kills the workers, and waits until the master has started as many others.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn kill_workers(&self) {
+        let old = self.workers();
+        for worker in &old {
+            let killed = Command::new("kill").args(["-s", "KILL", worker]).status();
+            assert!(killed.expect("kill").success());
+        }
+        eventually("the master has started others", || {
+            let new = self.workers();
+            (new.len() == old.len() && new.iter().all(|each| !old.contains(each))).then_some(())
+        });
+    }
+
     /// Has the master read its configuration again, without waiting for what comes of it.
     ///
     /// # Panics
