@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
-use tracing::info;
+use tracing::{error, info};
 
 use super::answer::{ApiError, answer};
 use super::{App, Peer, body};
@@ -35,16 +35,7 @@ pub(super) async fn rotate_signing_key(
     match rotation {
         Ok(Ok(rotation)) => {
             info!(event = "rotate_signing_key", outcome = "ok", ip = %peer, kid = rotation.kid);
-            if !rotation.dropped.is_empty() {
-                let until = app.ring.last_token_ends(app.clock.unix_now());
-                // Their tokens are refused without the keys already; this ends the tunnels that they opened, also
-                // those of other daemons.
-                for kid in &rotation.dropped {
-                    let revoked = app.revocations.revoke(&Target::Kid(kid.clone()), until).await;
-                    app.close_revoked();
-                    revoked.map_err(|error| app.unavailable(&error))?;
-                }
-            }
+            end_tunnels(&app, &rotation.dropped).await?;
             let signs_in = rotation.signs_at.saturating_sub(app.clock.unix_now()).max(0);
             let body = json!({
                 "kid": rotation.kid,
@@ -59,4 +50,21 @@ pub(super) async fn rotate_signing_key(
         Ok(Err(error)) => Err(app.unavailable(&error)),
         Err(error) => Err(app.unavailable(&error)),
     }
+}
+
+/// The dropped keys' tokens are refused without the keys already. This ends the tunnels that they opened, also those
+/// of other daemons. The rotation holds whether or not it succeeds, so a failure names what is left to do.
+async fn end_tunnels(app: &App, dropped: &[String]) -> Result<(), ApiError> {
+    let until = app.ring.last_token_ends(app.clock.unix_now());
+    let mut ended = Ok(());
+    for kid in dropped {
+        let revoked = app.revocations.revoke(&Target::Kid(kid.clone()), until).await;
+        app.close_revoked();
+        if let Err(fault) = revoked {
+            let remedy = format!("jwtunnel token revoke --kid {kid}");
+            error!(event = "rotate_signing_key", outcome = "tunnels_open", kid, error = %fault, remedy);
+            ended = Err(app.unavailable(&fault));
+        }
+    }
+    ended
 }
