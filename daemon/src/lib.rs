@@ -5,6 +5,7 @@
 //! database -> issuer -> JWKS file -> verifiers.
 #![forbid(unsafe_code)]
 
+mod address;
 pub mod atomic_file;
 pub mod auth;
 pub mod cli;

@@ -126,6 +126,11 @@ impl Revocations {
         self.list.check(claims.set()).is_some()
     }
 
+    /// Whether the token of another issuer is refused, whose entries begin with `NAME:`.
+    pub fn refuses_of(&self, issuer: &str, claims: &Claims) -> bool {
+        self.list.check_issued_by(issuer, claims.set()).is_some()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.list.len()
@@ -321,6 +326,17 @@ mod tests {
             let set = set(&[row]);
             let found = [&full, &other, &bare, &timeless].map(|claims| set.refuses(claims));
             assert_eq!(found, refused, "{row:?}");
+        }
+        // Another issuer's equal values are others, and stand under its name.
+        for (own, others) in [
+            (("token_id", "j", None), ("token_id", "corp:j", None)),
+            (("identifier", "s", Some(11)), ("identifier", "corp:s", Some(11))),
+            (("kid", kid, None), ("kid", &*format!("corp:{kid}"), None)),
+        ] {
+            let (own, others) = (set(&[own]), set(&[others]));
+            assert_eq!((own.refuses(&other), own.refuses_of("corp", &other)), (true, false));
+            assert_eq!((others.refuses(&other), others.refuses_of("corp", &other)), (false, true));
+            assert!(!others.refuses_of("cor", &other) && !others.refuses_of("corp:", &other));
         }
     }
 }

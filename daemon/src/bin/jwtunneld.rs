@@ -105,11 +105,14 @@ fn serve(loaded: Loaded) -> anyhow::Result<()> {
 
 fn check(loaded: &Loaded) -> ExitCode {
     let mut text = String::new();
-    let mut section = "";
+    let mut last = None;
     for setting in &loaded.effective {
-        if setting.section != section {
-            section = setting.section;
-            text.push_str(&format!("[{section}]\n"));
+        let place = (&setting.section, setting.table);
+        if last.replace(place) != Some(place) {
+            text.push_str(&match place {
+                (section, None) => format!("[{section}]\n"),
+                (section, Some(_)) => format!("[[{section}]]\n"),
+            });
         }
         let line = format!("{} = {}", setting.key, setting.value);
         text.push_str(&format!("{line:<60} # {}\n", setting.place));

@@ -168,7 +168,7 @@ fn remedy(status: StatusCode, reason: &str) -> &'static str {
 }
 
 /// The chain of causes in one line: the outermost alone is often just "error sending request".
-pub(super) fn causes(error: &Cause) -> String {
+pub(crate) fn causes(error: &Cause) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -53,7 +53,9 @@ use super::wire::{Message, MessageError};
 use crate::logging::Throttle;
 pub use credentials::{CredentialError, Credentials};
 pub use error::{Cause, ClientError};
+pub(crate) use error::causes;
 pub use network::{Network, Proxy, Trust};
+pub(crate) use network::{Judged, tls_config};
 pub use pause::random_up_to;
 
 use http::Http;
