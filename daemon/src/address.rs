@@ -329,7 +329,11 @@ mod tests {
             ("https://[fe80::1]/", [Err(Special); 3]),
             ("https://0.0.0.0/", [Err(Special); 3]),
         ] {
-            assert_eq!([public, here, private].map(|reach| reach.url(&url(text))), expected, "{text}");
+            assert_eq!(
+                [public, here, private].map(|reach| reach.url(&url(text))),
+                expected,
+                "{text}"
+            );
         }
         // A name is judged by what it stands for when it is connected to.
         assert_eq!(public.address(ip("10.0.0.1"), false), Err(Private));

@@ -69,6 +69,12 @@ impl Target {
         self.parts().0
     }
 
+    /// Whether it is about a token of one of these other issuers, which are written before a colon.
+    pub fn is_of_any(&self, issuers: &[String]) -> bool {
+        let issuer = self.parts().1.split_once(':').map(|(issuer, _)| issuer);
+        issuer.is_some_and(|issuer| issuers.iter().any(|name| name == issuer))
+    }
+
     fn parts(&self) -> (&'static str, &str, Option<i64>) {
         match self {
             Self::TokenId(value) => ("token_id", value, None),

@@ -120,7 +120,11 @@ impl Revocations {
             Some(Revoked::Identifier)
         } else if names_one_of("key", &self.key) {
             Some(Revoked::Key)
-        } else if set.header().kid().is_some_and(|kid| self.kid.contains(&*listed(issuer, kid.into()))) {
+        } else if set
+            .header()
+            .kid()
+            .is_some_and(|kid| self.kid.contains(&*listed(issuer, kid.into())))
+        {
             Some(Revoked::Kid)
         } else {
             None

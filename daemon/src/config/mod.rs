@@ -159,6 +159,13 @@ pub struct Jwks {
     pub remotes: Vec<Remote>,
 }
 
+impl Jwks {
+    /// The files with keys that nginx reads.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.file).chain(self.remotes.iter().map(|remote| &remote.file))
+    }
+}
+
 /// Section `[netunnel]`.
 #[derive(Debug, Clone)]
 pub struct Netunnel {

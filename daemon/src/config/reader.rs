@@ -197,17 +197,8 @@ impl<'a> Reader<'a> {
         Some((value.span(), value.get_ref()))
     }
 
-    /// Declares a setting that a later version will have. Setting it is an error that says so: a
-    /// value that is accepted and does nothing would be a trap.
-    pub(super) fn later(&mut self, section: &'static str, key: &'static str, remedy: &str) {
-        self.later.push((section, key));
-        if let Some(place) = self.place_of(section, key) {
-            let text = format!("not available yet; {remedy}");
-            self.problems.push(Problem { place, subject: format!("[{section}] {key}"), text });
-        }
-    }
-
-    /// As [`Reader::later`] for a whole section.
+    /// Declares a section that a later version will have. Setting it is an error that says so: what is accepted and does
+    /// nothing would be a trap.
     pub(super) fn later_section(&mut self, section: &'static str, remedy: &str) {
         self.later.push((section, ""));
         if let Some(value) = self.table.get(section) {
@@ -217,7 +208,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// As [`Reader::later`] for a variable of the original services.
+    /// As [`Reader::later_section`] for a variable of the original services.
     pub(super) fn later_variable(&mut self, name: &'static str, remedy: &str) {
         if self.environment.contains_key(name) {
             let text = format!("not available yet; {remedy}");

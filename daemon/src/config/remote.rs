@@ -97,8 +97,7 @@ fn read_one(table: &mut TableReader<'_, '_>, jwks_file: &Path) -> Option<Remote>
         }
         fits
     };
-    let refresh =
-        within(table, "refresh", remote.refresh, (10, 86_400), "from \"10s\" to \"1d\"");
+    let refresh = within(table, "refresh", remote.refresh, (10, 86_400), "from \"10s\" to \"1d\"");
     let timeout = within(table, "timeout", remote.timeout, (1, 60), "from \"1s\" to \"60s\"");
     let size = (1_024..=jwt_core::limits::JWKS_BYTES as u64).contains(&remote.max_size.0);
     if !size {
@@ -163,7 +162,8 @@ pub(super) fn check(reader: &mut Reader<'_>, config: &Config, warnings: &mut Vec
     let more = ["[keys] encryption_key_file", "[netunnel] peer_ca_file"].into_iter().zip(more);
     files.extend(more.filter_map(|(name, file)| Some((name, file.clone()?))));
     for (index, remote) in config.jwks.remotes.iter().enumerate() {
-        let mut problem = |key: &str, text: String| reader.problem_in_table(TABLE, index, key, text);
+        let mut problem =
+            |key: &str, text: String| reader.problem_in_table(TABLE, index, key, text);
         if config.jwks.remotes[..index].iter().any(|other| other.name == remote.name) {
             problem("name", format!("\"{}\" is the name of another one", remote.name));
         }

@@ -16,6 +16,9 @@ use super::{App, Peer, body};
 use crate::revocation::Target;
 use crate::store::{KeyHash, KeySelector};
 
+/// How long, in seconds, what is revoked of another issuer stays so: ten years.
+const LONGEST_REMOTE_LIFE: i64 = 10 * 365 * 86_400;
+
 /// With one of `key`, `key_id` (the claim `key` of its tokens) and `identifier`.
 pub(super) async fn revoke_key(
     State(app): State<Arc<App>>,
@@ -55,7 +58,8 @@ pub(super) async fn revoke_key(
     Ok(answer(StatusCode::OK, &body))
 }
 
-/// With one of `jwt`, `token_id`, `identifier` (its tokens issued so far) and `kid`.
+/// With one of `jwt`, `token_id`, `identifier` (its tokens issued so far) and `kid`; those of another issuer, whose
+/// tokens the tunnels accept, are written `NAME:VALUE`.
 pub(super) async fn revoke_token(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -85,7 +89,11 @@ pub(super) async fn revoke_token(
                 .into(),
         ));
     }
-    let until = app.ring.last_token_ends(now);
+    let until = match target.is_of_any(&app.remote_callers) {
+        // How long another issuer's tokens live is not ours to know.
+        true => now.saturating_add(LONGEST_REMOTE_LIFE),
+        false => app.ring.last_token_ends(now),
+    };
     let revoked = app.revocations.revoke(&target, until).await;
     // Whether or not the file could be written: it holds here.
     app.close_revoked();

@@ -54,7 +54,9 @@ pub(super) enum FetchError {
     NoAnswer { url: String, source: Cause },
     #[error("it took longer than timeout = {} s", .0.as_secs())]
     Timeout(Duration),
-    #[error("{url} answers {status}, and redirects are not followed: configure the URL that they lead to")]
+    #[error(
+        "{url} answers {status}, and redirects are not followed: configure the URL that they lead to"
+    )]
     Redirect { url: String, status: StatusCode },
     #[error("{url} answers {status}")]
     Status { url: String, status: StatusCode, retry_after: Option<Duration> },

@@ -50,7 +50,11 @@ enum Caller {
     /// All callers of a remote issuer.
     Remote(String),
     /// Who has a claim with a value, by a token of this remote issuer, or of ours.
-    Claim { remote: Option<String>, claim: String, value: String },
+    Claim {
+        remote: Option<String>,
+        claim: String,
+        value: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

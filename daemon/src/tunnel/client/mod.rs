@@ -52,10 +52,10 @@ use super::transport::{WebSocket, control as control_websocket};
 use super::wire::{Message, MessageError};
 use crate::logging::Throttle;
 pub use credentials::{CredentialError, Credentials};
-pub use error::{Cause, ClientError};
 pub(crate) use error::causes;
-pub use network::{Network, Proxy, Trust};
+pub use error::{Cause, ClientError};
 pub(crate) use network::{Judged, tls_config};
+pub use network::{Network, Proxy, Trust};
 pub use pause::random_up_to;
 
 use http::Http;

@@ -204,7 +204,8 @@ pub(super) fn endpoint(url: &Url) -> (&str, u16) {
 struct Special;
 
 impl Special {
-    const OF_URL: &str = "it leads to an address that is never connected to, such as cloud metadata";
+    const OF_URL: &str =
+        "it leads to an address that is never connected to, such as cloud metadata";
 }
 
 fn not_special(ip: IpAddr) -> Result<(), Special> {
