@@ -1,4 +1,5 @@
 //! A server of keys whose answers are written out, plain or with TLS.
+#![allow(unreachable_pub, reason = "the test program uses all of it")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
