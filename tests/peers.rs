@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use system_tests::{
-    Client, Daemon, Gateway, Nginx, NginxBuilder, Port, PythonServer, Scratch, Service, Tunnel,
-    ask, built, bulk, eventually, register_peer, static_tunnel, within,
+    Client, Daemon, Gateway, Port, PythonGateway, PythonServer, Scratch, Service, Tunnel, ask,
+    built, bulk, eventually, our_client, register_peer, static_tunnel, within,
 };
 
 fn connect(port: u16) -> TcpStream {
@@ -42,8 +42,8 @@ fn comes_back(port: u16) {
 
 /// `jwtunnel connect` at a server without nginx and without tokens.
 fn plain(scratch: &Scratch, server: &str, arguments: &[&str]) -> Tunnel {
-    let mut command = Command::new(built("jwtunnel"));
-    command.args(["connect", "-s", server]).args(arguments);
+    let mut command = our_client(server, scratch, None);
+    command.args(arguments);
     Tunnel::open("jwtunnel connect", command, scratch)
 }
 
@@ -94,27 +94,6 @@ fn tunnels_that_were_idle_work_a35_a39() {
     }
 }
 
-/// nginx with our module and our issuer in front of an original server.
-struct PythonGateway {
-    nginx: Nginx,
-    daemon: Daemon,
-    server: PythonServer,
-}
-
-impl PythonGateway {
-    fn start() -> Self {
-        let daemon = Daemon::start("");
-        let server = PythonServer::with_jwthenticator();
-        let jwks = daemon.scratch().join("data/public/jwks.json");
-        let nginx = NginxBuilder::new().daemon(server.port(), daemon.public(), jwks).start();
-        Self { nginx, daemon, server }
-    }
-
-    fn netunnel(&self) -> String {
-        self.nginx.url("/netunnel")
-    }
-}
-
 /// The operator's routes of a daemon of ours that has peers.
 fn operator(daemon: &Daemon) -> String {
     daemon.internal("")
@@ -140,10 +119,10 @@ fn a_python_server_is_a_peer_of_ours() {
     let client = gateway.daemon.register();
     let ours = Daemon::start("");
     let wrong = Client { key: "wrong".into(), ..client.clone() };
-    let answer = register_peer(&operator(&ours), &gateway.netunnel(), Some(&wrong));
+    let answer = register_peer(&operator(&ours), &gateway.netunnel(""), Some(&wrong));
     assert_eq!(answer.status, 403, "{answer:?}");
     assert!(answer.body.contains("Failed to authenticate with peer `other`"), "{answer:?}");
-    let answer = register_peer(&operator(&ours), &gateway.netunnel(), Some(&client));
+    let answer = register_peer(&operator(&ours), &gateway.netunnel(""), Some(&client));
     assert_eq!(answer.status, 200, "{answer:?}");
     keeps_no_key(&stored_auth(&ours), &client);
     let (echoes, bulks) = (Service::echo(), Service::bulk());

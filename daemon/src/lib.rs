@@ -10,6 +10,8 @@ pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod http;
 pub mod issuer;
 pub mod jwks_file;
@@ -177,6 +179,7 @@ pub async fn run(
         let admins = Admins::Listed(config.netunnel.admin_identifiers.clone());
         operator.router(&tunnels, admins)
     } else {
+        operator.may_disconnect(&tunnels);
         tunnels.router()
     };
     services.serve("netunnel", netunnel, router);

@@ -23,7 +23,9 @@ mod service;
 mod setup;
 mod token;
 
-pub use daemon::{Client, Daemon, Gateway, Tunnel, bulk, download};
+pub use daemon::{
+    Client, Daemon, Gateway, PythonGateway, Tunnel, bulk, download, our_client, python_client,
+};
 pub use http::{Answer, ask, ask_raw, exchange, get};
 pub use network::Network;
 pub use nginx::{Check, Nginx, NginxBuilder};

@@ -56,14 +56,16 @@ impl Service {
     /// # Panics
     /// If there is no port for it.
     #[must_use]
-    pub fn start(serve: fn(TcpStream)) -> Self {
+    pub fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("its address");
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
+        let serve = Arc::new(serve);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 count.fetch_add(1, Ordering::SeqCst);
+                let serve = Arc::clone(&serve);
                 thread::spawn(move || serve(stream));
             }
         });

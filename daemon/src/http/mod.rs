@@ -8,6 +8,8 @@ mod answer;
 mod authenticate;
 mod body;
 mod caller;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod jwks;
 mod keys;
 pub mod limits;

@@ -30,6 +30,8 @@ mod entrance;
 mod exit;
 mod features;
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod operator;
 mod plain;
 mod policy;

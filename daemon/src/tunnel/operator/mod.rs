@@ -28,6 +28,8 @@ use super::state::{Document, Opened, PeerEntry, SecretKey, StateFile, TunnelEntr
 use crate::config::Netunnel;
 use crate::logging::untrusted;
 use crate::secret::Secret;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) use input::read_as_all;
 pub use internal::internal_router;
 
 use input::{NewPeer, NewTunnel, PeerChange};
@@ -182,9 +184,14 @@ impl Operator {
 
     /// The routes of `server`, and those for operators, for the callers that `admins` names.
     pub fn router(self: &Arc<Self>, server: &Arc<Server>, admins: Admins) -> Router {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner).push(server.clone());
+        self.may_disconnect(server);
         let more = routes::router(self.clone(), server.clone(), admins);
         super::routes::router(server.clone(), more)
+    }
+
+    /// A factory reset may disconnect the clients of `server`, too, which has no routes for operators.
+    pub fn may_disconnect(&self, server: &Arc<Server>) {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).push(server.clone());
     }
 
     fn servers(&self) -> Vec<Arc<Server>> {

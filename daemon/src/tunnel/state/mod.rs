@@ -222,7 +222,7 @@ impl Document {
     }
 
     /// The text of the file: indented by four spaces, as NETunnel writes it.
-    fn text(&self) -> Vec<u8> {
+    pub(super) fn text(&self) -> Vec<u8> {
         let mut text = Vec::new();
         let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
         let mut writer = serde_json::Serializer::with_formatter(&mut text, format);
