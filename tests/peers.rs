@@ -202,6 +202,44 @@ fn a_peers_token_is_renewed_silently_a61() {
     assert!(!ours.log().contains("static_tunnel_offline"), "{}", ours.log());
 }
 
+/// nt:D19: where the peer hands out another refresh token at each use, the one that counts is the one in the file.
+#[test]
+fn a_refresh_token_that_changes_is_kept_d19() {
+    let short =
+        [("JWTUNNEL_JWTHENTICATOR_JWT_LIFETIME", "5s"), ("JWTUNNEL_JWTHENTICATOR_LEEWAY", "0s")];
+    let peer = Daemon::start_with("", &short);
+    let output = Command::new(built("jwtunnel"))
+        .args(["keys", "register", "--generate", "--rotate", "--json"])
+        .args(["--server", &peer.internal("")])
+        .output()
+        .expect("jwtunnel");
+    let registered: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let text = |name: &str| registered[name].as_str().expect("a text").to_owned();
+    let client = Client { key: text("key"), identifier: text("identifier") };
+    let more = format!("peer_auth_uri = \"http://{}\"", peer.public().address());
+    let mut ours = Daemon::start(&more);
+    let answer = register_peer(&operator(&ours), &peer.netunnel(""), Some(&client));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let echoes = Service::echo();
+    let port = static_tunnel(&operator(&ours), echoes.port());
+    let mut tokens = vec![stored_auth(&ours)["refresh_token"].clone()];
+    // From here on it has the refresh token alone.
+    for _ in 0..2 {
+        ours.restart();
+        comes_back(port);
+        thread::sleep(Duration::from_secs(6));
+        // More than were waiting, so that a new token is needed.
+        for _ in 0..6 {
+            echo(port);
+        }
+        let kept = stored_auth(&ours);
+        keeps_no_key(&kept, &client);
+        assert!(!tokens.contains(&kept["refresh_token"]), "the token has changed");
+        tokens.push(kept["refresh_token"].clone());
+    }
+    assert!(!peer.log().contains("refresh_reuse"), "{}", peer.log());
+}
+
 #[test]
 fn the_operators_routes_are_for_the_operator() {
     let gateway = Gateway::with(

@@ -59,7 +59,22 @@ impl Daemon {
     /// If it does not become ready.
     #[must_use]
     pub fn start_with(more: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start_in(Scratch::new(), more, environment)
+    }
+
+    /// The same, asking this DNS server alone. It takes root.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    #[must_use]
+    pub fn start_asking(more: &str, nameserver: Ipv4Addr) -> Self {
         let scratch = Scratch::new();
+        let text = format!("nameserver {nameserver}\noptions timeout:10 attempts:1\n");
+        scratch.replace(RESOLVER, text.as_bytes());
+        Self::start_in(scratch, more, &[])
+    }
+
+    fn start_in(scratch: Scratch, more: &str, environment: &[(&str, &str)]) -> Self {
         let data = scratch.join("data");
         fs::create_dir(&data).expect("a folder for data");
         fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).expect("its mode");
@@ -173,8 +188,17 @@ impl Daemon {
     }
 }
 
+/// If it is in a daemon's folder, the daemon sees it in the place of the system's.
+const RESOLVER: &str = "resolv.conf";
+
 fn run(scratch: &Scratch, environment: &[(String, String)]) -> Process {
     let mut command = Command::new(built("jwtunneld"));
+    let resolver = scratch.join(RESOLVER);
+    if resolver.exists() {
+        command = Command::new("unshare");
+        let mount = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", mount]).arg(resolver).arg(built("jwtunneld"));
+    }
     command.arg("--config").arg(scratch.join("jwtunneld.toml")).args(["--log-format", "json"]);
     command.envs(environment.iter().cloned());
     Process::start("jwtunneld", &mut command, &scratch.join("daemon.log"))

@@ -10,6 +10,7 @@ mod database_url;
 mod error;
 mod network;
 mod original;
+mod peer;
 mod reader;
 mod value;
 
@@ -22,6 +23,7 @@ pub use database_url::{DatabaseUrl, PostgresUrl, parse_database_url};
 pub use error::{ConfigError, Place};
 pub use network::Network;
 pub use original::StateOverrides;
+pub use peer::PeerTls;
 pub use reader::{Effective, Environment, VariableNote};
 pub use value::{
     IdentityMode, ListenAddress, NetunnelAuth, PeerAuth, RsaBits, SigningAlgorithm, Size,
@@ -178,6 +180,8 @@ pub struct Netunnel {
     pub peer_auth_uri: String,
     /// Certificate authorities of peers, instead of the system's.
     pub peer_ca_file: Option<PathBuf>,
+    /// TLS towards single peers.
+    pub peers: Vec<PeerTls>,
     /// Serves the operator's routes on `listen` too, for `admin_identifiers`. Default no.
     pub admin_routes: bool,
     /// Whose tokens may use the operator's routes on `listen`.
@@ -478,6 +482,7 @@ fn read_netunnel(reader: &mut Reader<'_>, data: &Path, leeway: Duration) -> Netu
         peer_auth: reader.take(SECTION, "peer_auth", peer_auth),
         peer_auth_uri: original::peer_auth_uri(reader),
         peer_ca_file: reader.take(SECTION, "peer_ca_file", None),
+        peers: peer::read(reader, SECTION),
         admin_routes,
         admin_identifiers,
         operator_hosts: reader.take(SECTION, "operator_hosts", Vec::new()),

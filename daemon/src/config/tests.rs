@@ -245,6 +245,20 @@ t.toml:4: [[netunnel.rule]]: expected either identifier, or claim and value"
     );
 }
 
+/// rel:A5.
+#[test]
+fn peers_settings_are_complete_and_there_once() {
+    let text = "[netunnel]\n[[netunnel.peer]]\nca_file = \"/a.pem\"\ninsecure = true\n\
+        [[netunnel.peer]]\nname = \"b\"\nclient_key_file = \"/k.pem\"\n[[netunnel.peer]]\nname = \"b\"\n";
+    assert_eq!(
+        errors(text, &[]),
+        "t.toml:2: [[netunnel.peer]]: expected name = \"…\", the name of a peer\n\
+         t.toml:2: [[netunnel.peer]]: expected either ca_file or insecure = true, which looks at no certificate\n\
+         t.toml:5: [[netunnel.peer]]: client_cert_file and client_key_file belong together\n\
+         t.toml:8: [[netunnel.peer]]: expected one table for each peer; another one has this name"
+    );
+}
+
 #[test]
 fn parts_of_later_versions_say_so() {
     let text = errors("[[jwks.remote]]\nname = \"corp\"\n[signer_proxy]\nx = 1\n", &[]);

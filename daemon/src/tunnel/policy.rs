@@ -467,3 +467,6 @@ pub(super) fn port_number(text: &str) -> Option<u16> {
     let port: u16 = text.parse().ok().filter(|port| *port != 0)?;
     (port.to_string() == text).then_some(port)
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,9 +96,10 @@ fn compare(ours: &[Message], failed: bool, bytes: &[u8], masked: bool) {
     };
     assert_eq!(control(ours), control(&theirs));
     assert!(payload(ours).starts_with(&payload(&theirs)), "{ours:?} {theirs:?}");
+    // It looks at a header once the whole frame is there, so we may refuse more, but not less.
     if closed.is_none() {
         let fault = !matches!(&error, Some(Error::Io(_) | Error::ConnectionClosed));
-        assert_eq!(failed, fault, "{error:?}");
+        assert!(failed || !fault, "{error:?}");
     }
 }
 

@@ -7,6 +7,7 @@ mod defaults;
 mod input;
 mod internal;
 mod peer_auth;
+mod peer_tls;
 mod routes;
 mod static_tunnel;
 
@@ -19,7 +20,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
-use super::client::{ClientError, Connector, Credentials, Entrance, Network, Proxy, Trust};
+use super::client::{ClientError, Connector, Credentials, Entrance, Network, Proxy};
 use super::configured::{ConfiguredError, policy};
 use super::policy::Policy;
 use super::server::Server;
@@ -160,8 +161,15 @@ impl Operator {
             let credentials = operator.credentials(&entry.auth_data);
             let credentials = credentials.map_err(bad)?;
             let (connector, saver) = operator
-                .connector(entry.id, &entry.target_netunnel_url, credentials, proxy.clone())
+                .connector(
+                    entry.id,
+                    &entry.name,
+                    &entry.target_netunnel_url,
+                    credentials,
+                    proxy.clone(),
+                )
                 .map_err(|error| bad(error.to_string()))?;
+            peer_tls::warn_if_unverified(config, &entry.name);
             tracing::info!(
                 event = "peer",
                 peer = untrusted(&entry.name),
@@ -216,13 +224,14 @@ impl Operator {
     fn connector(
         self: &Arc<Self>,
         id: u64,
+        name: &str,
         url: &str,
         credentials: Credentials,
         proxy: Option<Proxy>,
     ) -> Result<(Connector, Option<Saver>), ClientError> {
         let changes = credentials.refresh_token();
-        let insecure = self.live().document.allow_unverified_peers();
-        let trust = Trust { ca_file: self.config.peer_ca_file.clone(), insecure, identity: None };
+        let unverified = self.live().document.allow_unverified_peers();
+        let trust = peer_tls::trust(&self.config, name, unverified);
         let network = Network { trust, proxy, guarded: true };
         let connector = Connector::through(url, &network, credentials)?;
         let saver = changes.map(|mut changes| {
@@ -404,15 +413,17 @@ impl Operator {
         let change = PeerChange::read(body).map_err(|errors| Refusal::bad(errors.to_string()))?;
         let _changing = self.changes.lock().await;
         let mut entry = self.entry(id)?;
+        let mut other_tls = false;
         if let Some(name) = change.name {
             self.refuse_duplicate(&name, Some(entry.id))?;
+            other_tls = peer_tls::differs(&self.config, &name, &entry.name);
             entry.name = name;
         }
         let url = change.url.unwrap_or_else(|| entry.target_netunnel_url.clone());
         let auth_data =
             change.auth_data.map(|posted| peer_auth::unmasked(posted, &entry.auth_data));
         let auth_data = auth_data.unwrap_or_else(|| entry.auth_data.clone());
-        if url == entry.target_netunnel_url && auth_data == entry.auth_data {
+        if url == entry.target_netunnel_url && auth_data == entry.auth_data && !other_tls {
             self.put(entry.clone()).await?;
             return Ok(shown(&entry));
         }
@@ -561,12 +572,13 @@ impl Operator {
         auth_data: &peer_auth::AuthData,
         credentials: Credentials,
     ) -> Result<Connected, Refusal> {
-        let name = super::wire::shown(name);
         let proxy = self.proxy();
         let refresh = credentials.refresh_token();
         let (connector, saver) = self
-            .connector(id, url, credentials, proxy)
+            .connector(id, name, url, credentials, proxy)
             .map_err(|error| Refusal::bad(error.to_string()))?;
+        peer_tls::warn_if_unverified(&self.config, name);
+        let name = super::wire::shown(name);
         let check = async {
             let client = connector.connect().await?;
             let version = client.ask_version().await;
