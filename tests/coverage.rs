@@ -160,6 +160,19 @@ fn every_example_names_tests_that_exist() {
 }
 
 #[test]
+fn every_combination_that_is_listed_has_its_tests() {
+    let tree = Tree::read();
+    let page = fs::read_to_string(repository().join("docs/interoperation.md")).expect("the page");
+    let named: BTreeSet<&str> = page.split('`').filter(|text| text.contains("::")).collect();
+    assert!(named.len() >= 15, "{named:?}");
+    let missing: Vec<_> = named
+        .iter()
+        .filter_map(|test| tree.find(test).err().map(|why| format!("{test}: {why}")))
+        .collect();
+    assert!(missing.is_empty(), "\n{}", missing.join("\n"));
+}
+
+#[test]
 fn a_table_that_is_not_true_is_refused() {
     let tree = Tree(vec![
         (

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use system_tests::{
-    Client, Daemon, Gateway, Port, PythonGateway, PythonServer, Scratch, Service, Tunnel, ask,
-    built, bulk, eventually, our_client, register_peer, static_tunnel, within,
+    Client, Daemon, Gateway, NginxBuilder, Port, PythonGateway, PythonServer, Scratch, Service,
+    Tunnel, ask, built, bulk, eventually, our_client, register_peer, self_signed, static_tunnel,
+    within,
 };
 
 fn connect(port: u16) -> TcpStream {
@@ -200,6 +201,75 @@ fn a_peers_token_is_renewed_silently_a61() {
     }
     assert!(!peer.log().contains("auth_denied"), "{}", peer.log());
     assert!(!ours.log().contains("static_tunnel_offline"), "{}", ours.log());
+}
+
+/// rel:A5: whose certificate is believed, and what is shown to the peer, is settled for each peer by its name.
+#[test]
+fn tls_towards_a_peer_is_its_own_setting_a5() {
+    let (peer, port) = (Daemon::start("auth = \"none\""), Port::take());
+    let jwks = peer.scratch().join("data/public/jwks.json");
+    let builder = NginxBuilder::new().daemon(peer.netunnel_port(), peer.public(), jwks);
+    let public = builder.scratch().join("public");
+    for name in ["server", "client"] {
+        self_signed(&public, name);
+    }
+    let nginx = builder
+        .with(&format!(
+            "server {{ listen {} ssl; ssl_certificate DIR/public/server.pem; ssl_certificate_key DIR/public/server.key;
+               ssl_client_certificate DIR/public/client.pem; ssl_verify_client optional;
+               location /open/ {{ proxy_pass http://{peer}/; proxy_http_version 1.1;
+                 proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; }}
+               location /closed/ {{ if ($ssl_client_verify != SUCCESS) {{ return 403; }}
+                 proxy_pass http://{peer}/; proxy_http_version 1.1;
+                 proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; }} }}",
+            port.address(),
+            peer = peer.netunnel_port().address()
+        ))
+        .start();
+    let file = |name: &str| public.join(name).display().to_string();
+    let ca = format!("ca_file = \"{}\"", file("server.pem"));
+    let shown = format!(
+        "{ca}\nclient_cert_file = \"{}\"\nclient_key_file = \"{}\"",
+        file("client.pem"),
+        file("client.key")
+    );
+    let table = |name: &str, more: &str| format!("[[netunnel.peer]]\nname = \"{name}\"\n{more}\n");
+    let more = [
+        "peer_auth = \"none\"\n".to_owned(),
+        table("own authority", &ca),
+        table("own certificate", &shown),
+        table("unchecked", "insecure = true"),
+    ]
+    .concat();
+    let mut ours = Daemon::start(&more);
+    let register = |ours: &Daemon, name: &str, path: &str| {
+        let url = format!("https://{}/{path}", port.address());
+        let body = json!({"name": name, "target_netunnel_url": url, "auth_data": {}}).to_string();
+        ask("POST", &ours.internal("/peers"), &[], Some(&body)).status
+    };
+    assert_eq!(register(&ours, "another", "open"), 502, "an unknown authority");
+    assert_eq!(register(&ours, "own authority", "closed"), 502, "no certificate is shown");
+    for (name, path) in
+        [("own authority", "open"), ("own certificate", "closed"), ("unchecked", "open")]
+    {
+        assert_eq!(register(&ours, name, path), 200, "{name}");
+    }
+    assert!(ours.log().contains("peer_unverified"));
+    let service = Service::echo();
+    let port = static_tunnel(&ours.internal(""), service.port());
+    echo(port);
+    // A name that stands for other settings is tried before it is taken.
+    let rename = |id: usize, name: &str| {
+        let url = ours.internal(&format!("/peers/{id}"));
+        ask("POST", &url, &[], Some(&json!({"name": name}).to_string())).status
+    };
+    assert_eq!(rename(1, "another"), 502);
+    assert_eq!(rename(3, "another"), 502);
+    echo(port);
+    ours.restart();
+    comes_back(port);
+    assert_eq!(ours.log().matches("peer_unverified").count(), 2, "at each start");
+    drop(nginx);
 }
 
 /// nt:D19: where the peer hands out another refresh token at each use, the one that counts is the one in the file.

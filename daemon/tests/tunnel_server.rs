@@ -452,11 +452,14 @@ async fn a_reverse_tunnel_asks_for_websockets_a37_a40() {
     assert_eq!(answer["tunnel_id"], 1);
     let port = u16::try_from(answer["entrance_port"].as_u64().unwrap()).unwrap();
 
-    // Refused, so it asks again after a while.
+    // Refused, so it asks again after a while, and not at once.
+    let mut asked = Instant::now();
     for number in 1..=2 {
         let Some(Message::Binary(request)) = next(&mut control).await else { panic!("no request") };
         let message = wire::Message::NewConnection { tunnel_id: 1 };
         assert_eq!(request, wire::encode_message(number, message));
+        assert!(number == 1 || asked.elapsed() > Duration::from_millis(100), "without a pause");
+        asked = Instant::now();
         let error = (number == 1).then_some("not now");
         binary(&mut control, &wire::encode_response(number, error)).await;
     }
@@ -469,6 +472,21 @@ async fn a_reverse_tunnel_asks_for_websockets_a37_a40() {
     let mut answer = [0; 6];
     program.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"answer");
+}
+
+/// nt:D11, rel:0.3: a request that is not answered ends the channel, and with it what it has bound.
+#[tokio::test]
+async fn a_request_that_is_never_answered_ends_the_channel_d11() {
+    let timings = Timings { reply: Duration::from_millis(300), ..quick() };
+    let bench = Bench::open(Settings { timings, ..settings() }).await;
+    let (id, mut control) = bench.channel("").await;
+    let wish = json!({"entrance_address": "127.0.0.1", "entrance_port": null, "reverse": true});
+    let answer = bench.post(&format!("/channels/{id}/tunnels"), &wish).await.json();
+    let port = u16::try_from(answer["entrance_port"].as_u64().unwrap()).unwrap();
+    assert!(matches!(next(&mut control).await, Some(Message::Binary(_))), "the request");
+    assert_eq!(close_code(&mut control).await, Some(1011));
+    bench.settles(Census::default()).await;
+    TcpListener::bind(("127.0.0.1", port)).await.unwrap();
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::ports::Port;
 use crate::process::Process;
 use crate::python::{PythonServer, python};
 use crate::scratch::Scratch;
-use crate::service::{self, BULK};
+use crate::service::{self, bulk_size};
 use crate::setup::built;
 
 /// Longer than any transfer of a test takes.
@@ -408,7 +408,8 @@ pub fn bulk(mut stream: TcpStream) {
     let sender = thread::spawn(move || service::give(&mut upload, 1));
     let mut digest = [0; 32];
     stream.read_exact(&mut digest).expect("the hash of what was sent");
-    assert!(sender.join().expect("the sender"), "not all {BULK} bytes were sent");
+    let sent = sender.join().expect("the sender");
+    assert!(sent, "not all {} bytes were sent", bulk_size());
     assert_eq!(digest.to_vec(), service::expected(1), "what arrived is not what was sent");
     download(stream);
 }

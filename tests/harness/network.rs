@@ -50,6 +50,14 @@ impl Network {
         run("iptables", &rule);
     }
 
+    /// From now on everything arrives again.
+    ///
+    /// # Panics
+    /// If iptables refuses it.
+    pub fn drop_nothing(&self) {
+        run("iptables", &["-w", "-F", "INPUT"]);
+    }
+
     /// One more address of this host.
     ///
     /// # Panics

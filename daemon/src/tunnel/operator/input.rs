@@ -197,7 +197,10 @@ fn complete_tunnel(body: &Map<String, Value>, next: u64) -> Result<TunnelEntry, 
     let mut errors = Errors::default();
     let id = match id {
         None => Some(next),
-        Some(value) => check(&mut errors, "id", integer(&value)).and_then(|id| id.try_into().ok()),
+        Some(value) => {
+            let number = integer(&value).and_then(|id| u64::try_from(id).map_err(|_| NO_INTEGER));
+            check(&mut errors, "id", number)
+        }
     };
     let local_port = match local_port {
         None => {
@@ -415,6 +418,13 @@ mod tests {
         assert_eq!(
             with("static_tunnels", json!([{"tunnel_remote_port": 1}])),
             "{'static_tunnels': {0: {'tunnel_local_port': ['Missing data for required field.']}}}"
+        );
+        assert_eq!(
+            with(
+                "static_tunnels",
+                json!([{"tunnel_remote_port": 1, "tunnel_local_port": 1, "id": -5}])
+            ),
+            "{'static_tunnels': {0: {'id': ['Not a valid integer.']}}}"
         );
         let error = PeerChange::read(&object(json!({"id": 5}))).err().unwrap();
         assert_eq!(error.to_string(), "{'id': ['Unknown field.']}");

@@ -121,6 +121,11 @@ impl Document {
         self.read_proxy()?;
         let peers = self.read_peers()?;
         for (index, peer) in peers.iter().enumerate() {
+            // The next one of either kind counts on from the highest.
+            let ids = peer.static_tunnels.iter().map(|tunnel| tunnel.id).chain([peer.id]);
+            if ids.into_iter().any(|id| i64::try_from(id).is_err()) {
+                return Err(format!("\"peers\" number {}: an id is too large", index + 1));
+            }
             if peers[..index].iter().any(|other| other.id == peer.id) {
                 return Err(format!(
                     "\"peers\" number {}: its id {} is another's too",
