@@ -246,20 +246,18 @@ fn our_clients() -> [Pairing; 2] {
 
 const LENGTHS: [usize; 3] = [0, 1, 1_000_000];
 
-/// Where the entrance is NETunnel's, the end of the client's direction is the end of the connection: the request is
-/// complete, the reply is lost, as between NETunnel's own programs.
-fn a_python_entrance(pairings: [Pairing; 2], reverse: bool) {
+/// What becomes of connections in which one side ends its direction first; `check` judges a request of some length, the
+/// length of the reply to it, and what the service has seen.
+fn half_closes(pairings: &[Pairing; 2], reverse: bool, check: fn(usize, usize, Seen)) {
     let (replies, seen) = framed(None);
     let (greets, told) = framed(Some(1_000_000));
-    for Pairing { client, scratch, .. } in &pairings {
+    for Pairing { client, scratch, .. } in pairings {
         let tunnel = open(client(), scratch, &replies, reverse);
         for length in LENGTHS {
             let reply = half_closed(&tunnel, length);
-            let seen = seen.recv_timeout(LIMIT).expect("the service sees an end");
-            assert_eq!(seen.request, Some(length), "{seen:?}");
-            assert!(reply <= length, "{reply}");
+            check(length, reply, seen.recv_timeout(LIMIT).expect("the service sees an end"));
         }
-        // A service that ends its own direction first: all of that arrives.
+        // A service that ends its own direction first: all of that arrives, whoever is at the ends.
         let tunnel = open(client(), scratch, &greets, reverse);
         let mut stream = tunnel.connect();
         let mut greeting = Vec::new();
@@ -270,50 +268,42 @@ fn a_python_entrance(pairings: [Pairing; 2], reverse: bool) {
     }
 }
 
+/// Where the entrance is NETunnel's, the end of the client's direction is the end of the connection: the request is
+/// complete, the reply is lost, as between NETunnel's own programs.
+fn a_python_entrance(length: usize, reply: usize, seen: Seen) {
+    assert_eq!(seen.request, Some(length), "{seen:?}");
+    assert!(reply <= length, "{reply}");
+}
+
 /// Where the exit is NETunnel's and the entrance ours: the rest of the answer is waited for, so a reply that comes
 /// without the end of the request is complete. What waits for that end sees it with the end of the connection.
-fn a_python_exit(pairings: [Pairing; 2], reverse: bool) {
-    let (replies, seen) = framed(None);
-    let (greets, told) = framed(Some(1_000_000));
-    for Pairing { client, scratch, .. } in &pairings {
-        let tunnel = open(client(), scratch, &replies, reverse);
-        for length in LENGTHS {
-            assert_eq!(half_closed(&tunnel, length), length, "the whole reply");
-            let seen = seen.recv_timeout(LIMIT).expect("the service sees an end");
-            assert_eq!(seen, Seen { request: Some(length), replied: true, end: true });
-        }
-        let tunnel = open(client(), scratch, &greets, reverse);
-        let mut stream = tunnel.connect();
-        let mut greeting = Vec::new();
-        stream.read_to_end(&mut greeting).expect("an end in order");
-        assert_eq!(greeting.len(), 1_000_000);
-        drop(stream);
-        assert!(told.recv_timeout(LIMIT).expect("the service sees an end").replied);
-    }
+fn a_python_exit(length: usize, reply: usize, seen: Seen) {
+    assert_eq!(reply, length, "the whole reply");
+    assert_eq!(seen, Seen { request: Some(length), replied: true, end: true });
 }
 
 /// rel:F27, legacy–new: forward, so the entrance is the Python client.
 #[test]
 fn f27_a_python_client_at_our_server_forward() {
-    a_python_entrance(python_clients(), false);
+    half_closes(&python_clients(), false, a_python_entrance);
 }
 
 /// rel:F27, nt:A60: in reverse, so the entrance is our server.
 #[test]
 fn f27_a_python_client_at_our_server_in_reverse() {
-    a_python_exit(python_clients(), true);
+    half_closes(&python_clients(), true, a_python_exit);
 }
 
 /// rel:F27, new–legacy, nt:A60: forward, so the entrance is our client.
 #[test]
 fn f27_our_client_at_a_python_server_forward() {
-    a_python_exit(our_clients(), false);
+    half_closes(&our_clients(), false, a_python_exit);
 }
 
 /// rel:F27: in reverse, so the entrance is the Python server.
 #[test]
 fn f27_our_client_at_a_python_server_in_reverse() {
-    a_python_entrance(our_clients(), true);
+    half_closes(&our_clients(), true, a_python_entrance);
 }
 
 /// nt:15: channels of Python clients are closed by a reset that asks for it, and the clients end by themselves.
