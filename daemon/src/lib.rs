@@ -10,11 +10,13 @@ pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod endpoint;
 pub mod http;
 pub mod issuer;
 pub mod jwks_file;
 pub mod key_ring;
 pub mod logging;
+mod openapi;
 pub mod revocation;
 pub mod secret;
 pub mod shutdown;
@@ -24,12 +26,11 @@ pub mod store;
 pub mod tunnel;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
 use sd_notify::NotifyState;
-use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -38,6 +39,7 @@ use auth::{Authenticator, Mode};
 use clock::Clock;
 use config::{Config, Jwthenticator, NetunnelAuth};
 use http::limits::Limits;
+use http::pages::Pages;
 use http::serve::{self, Listener};
 use http::{App, Routes};
 use issuer::Issuer;
@@ -161,14 +163,15 @@ pub async fn run(
             services.serve("public", public, http::router(app.clone(), Routes::Public));
             let operators = operator.router(&internal_tunnels, Admins::Everyone);
             let hosts = config.netunnel.operator_hosts.clone();
-            let seen = (tunnels.clone(), internal_tunnels.clone(), operator.clone());
-            let status = move || {
-                let (tunnels, by_operator, operator) = &seen;
-                json!({"version": env!("CARGO_PKG_VERSION"), "netunnel": tunnels.status(),
-                    "operator": by_operator.status(), "static_tunnels": operator.status()})
-            };
+            let pages = http::pages::router(Pages {
+                tunnels: tunnels.clone(),
+                by_operator: internal_tunnels.clone(),
+                operator: operator.clone(),
+                url_prefix: app.settings.url_prefix.clone(),
+                document: OnceLock::new(),
+            });
             let issuer = http::router(app, Routes::Internal);
-            let router = internal_router(issuer, operators, hosts, status);
+            let router = internal_router(issuer, operators, pages, hosts);
             services.serve("internal", internal, router);
         }
         None => services.serve("public", public, http::router(app, Routes::Both)),

@@ -7,19 +7,33 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::response::Response;
-use serde_json::json;
 use tracing::{info, warn};
+use utoipa::ToSchema;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::answer::{ApiError, answer};
-use super::authenticate::new_refresh_token;
+use super::answer::ApiError;
+use super::authenticate::{Tokens, new_refresh_token};
+use super::openapi::{BodyFaults, NotCredentials, OwnFaults};
 use super::{App, Peer, body};
 use crate::issuer::Grant;
 use crate::store::{RefreshToken, Use, Used};
 
+/// The body of `POST /refresh`.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "for the document; the body is read field by field")]
+pub(super) struct RefreshLogin {
+    #[schema(format = Password)]
+    refresh_token: String,
+    /// Whom the token shall name. Under `identity = "registered"` it names the key's identifier all the same.
+    identifier: Uuid,
+}
+
+/// Exchanges a refresh token for an access token, and for the next refresh token if its key rotates them.
+#[utoipa::path(post, path = "/refresh", tag = "public", request_body = RefreshLogin,
+    responses((status = 200, body = Tokens), BodyFaults, NotCredentials, OwnFaults))]
 pub(super) async fn refresh(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -34,7 +48,7 @@ pub(super) async fn refresh(
     drop(token);
     let done = app.refresh(presented, asserted, None, peer).await?;
     let successor = done.successor.as_ref().map(|token| token.as_str());
-    Ok(answer(StatusCode::OK, &json!({"jwt": done.jwt, "refresh_token": successor})))
+    Ok(Tokens::answer(&done.jwt, successor))
 }
 
 /// What a refresh token has become.

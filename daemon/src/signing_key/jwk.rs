@@ -7,9 +7,10 @@ use aws_lc_rs::signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaKeyPai
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// A public key as it stands in the JWKS.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PublicJwk {
     /// RFC 7517 §4.4; for RSA it says which of the algorithms that the key could serve it does.
     pub alg: &'static str,
@@ -26,7 +27,7 @@ pub struct PublicJwk {
 }
 
 /// RFC 7518 §6, RFC 8037 §2; binary values in base64url without padding.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Members {
     /// An RSA key.
@@ -105,7 +106,7 @@ impl PublicJwk {
 }
 
 /// A JWK Set (RFC 7517 §5) of public keys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PublicJwks {
     /// The keys, the newest first.
     pub keys: Vec<PublicJwk>,

@@ -4,7 +4,8 @@ use std::ops::Add;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Counters of one channel or of everything; a channel's also count for the whole.
 #[derive(Debug, Default)]
@@ -18,27 +19,24 @@ pub(super) struct Traffic {
 }
 
 /// The counters at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+///
+/// As JSON it has the names of a server's status page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Counts {
     /// Connections that are being carried.
+    #[serde(rename = "open_connections")]
     pub open: u64,
     /// Connections so far, the open ones included.
     pub connections: u64,
     /// Destinations that were not reached.
+    #[serde(rename = "unreached")]
     pub failed: u64,
     /// Bytes of payload into websockets.
+    #[serde(rename = "bytes_to_clients")]
     pub sent: u64,
     /// Bytes of payload out of websockets.
+    #[serde(rename = "bytes_from_clients")]
     pub received: u64,
-}
-
-impl Counts {
-    /// As a status page of the server shows it.
-    pub(super) fn status(self) -> Value {
-        json!({"open_connections": self.open, "connections": self.connections,
-            "unreached": self.failed, "bytes_to_clients": self.sent,
-            "bytes_from_clients": self.received})
-    }
 }
 
 impl Add for Counts {

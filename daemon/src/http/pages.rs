@@ -1,0 +1,72 @@
+//! What the internal listener tells about the whole daemon: its status, and the document of its API.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::answer::{ApiError, answer, json_bytes};
+use super::openapi::{Panic, WebPage};
+use crate::endpoint::{self, Endpoint, get};
+use crate::openapi;
+use crate::tunnel::{Operator, Server, ServerStatus, StaticTunnelStatus};
+
+/// What the pages are about.
+pub(crate) struct Pages {
+    pub(crate) tunnels: Arc<Server>,
+    /// Tunnels on the internal listener itself.
+    pub(crate) by_operator: Arc<Server>,
+    pub(crate) operator: Arc<Operator>,
+    /// In front of the issuer's paths.
+    pub(crate) url_prefix: String,
+    /// Made when it is first asked for, which is seldom: most daemons never hold it.
+    pub(crate) document: OnceLock<Bytes>,
+}
+
+/// The pages. `[jwthenticator] url_prefix` is not in front of their paths: they are not only the issuer's.
+pub(crate) fn router(pages: Pages) -> Router {
+    endpoint::router("", endpoints())
+        .fallback(async || ApiError::NotFound)
+        .method_not_allowed_fallback(async || ApiError::WrongMethod)
+        .with_state(Arc::new(pages))
+}
+
+pub(super) fn endpoints() -> Vec<Endpoint<Arc<Pages>>> {
+    vec![get("/status", status), get("/openapi.json", document)]
+}
+
+/// What the daemon's tunnels do at the moment.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Status {
+    version: &'static str,
+    netunnel: ServerStatus,
+    /// The tunnels of the internal listener itself.
+    operator: ServerStatus,
+    static_tunnels: Vec<StaticTunnelStatus>,
+}
+
+/// Shows what the daemon's tunnels do at the moment.
+#[utoipa::path(get, path = "/status", tag = "internal",
+    responses((status = 200, body = Status), WebPage, Panic))]
+pub(super) async fn status(State(pages): State<Arc<Pages>>) -> Response {
+    let status = Status {
+        version: env!("CARGO_PKG_VERSION"),
+        netunnel: pages.tunnels.status(),
+        operator: pages.by_operator.status(),
+        static_tunnels: pages.operator.status(),
+    };
+    answer(StatusCode::OK, &status)
+}
+
+/// Shows this document.
+#[utoipa::path(get, path = "/openapi.json", operation_id = "openapi", tag = "internal",
+    responses((status = 200, body = serde_json::Value), WebPage, Panic))]
+pub(super) async fn document(State(pages): State<Arc<Pages>>) -> Response {
+    let text = pages.document.get_or_init(|| openapi::text(&pages.url_prefix).into());
+    json_bytes(StatusCode::OK, Body::from(text.clone()))
+}
