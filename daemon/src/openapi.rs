@@ -90,6 +90,7 @@ mod tests {
             assert!(names.insert(operation["operationId"].as_str().unwrap()), "{name}");
             for (status, response) in operation["responses"].as_object().unwrap() {
                 assert!(response["content"].is_object(), "{name}: {status} has no schema");
+                assert!(response["description"].is_string(), "{name}: {status} is not described");
             }
         }
     }
@@ -102,5 +103,27 @@ mod tests {
             assert!(paths.contains_key(path), "{path}");
         }
         assert!(!paths.contains_key("/authenticate"));
+    }
+
+    #[test]
+    fn every_reference_leads_to_a_schema() {
+        fn references<'v>(value: &'v Value, found: &mut BTreeSet<&'v str>) {
+            match value {
+                Value::Object(members) => {
+                    found.extend(members.get("$ref").and_then(Value::as_str));
+                    members.values().for_each(|value| references(value, found));
+                }
+                Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+                _ => {}
+            }
+        }
+        let document = parsed("");
+        let mut found = BTreeSet::new();
+        references(&document, &mut found);
+        assert!(found.len() > 10, "{found:?}");
+        for reference in found {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{reference}");
+        }
     }
 }

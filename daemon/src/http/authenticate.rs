@@ -51,7 +51,7 @@ impl<'t> Tokens<'t> {
 
 /// Exchanges a registered key for an access token and a refresh token.
 #[utoipa::path(post, path = "/authenticate", tag = "public", request_body = KeyLogin,
-    responses((status = 200, body = Tokens), BodyFaults, NotCredentials, Limited, OwnFaults))]
+    responses((status = 200, body = Tokens, description = "The tokens"), BodyFaults, NotCredentials, Limited, OwnFaults))]
 pub(super) async fn authenticate(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,

@@ -14,7 +14,7 @@ use crate::signing_key::PublicJwks;
 /// The public keys that verify tokens.
 #[utoipa::path(get, path = "/jwks", tags = ["public", "internal"],
     responses(
-        (status = 200, body = PublicJwks, headers(("Cache-Control" = String))),
+        (status = 200, body = PublicJwks, description = "The keys", headers(("Cache-Control" = String))),
         OwnFaults))]
 pub(super) async fn jwks(State(app): State<Arc<App>>) -> Response {
     let mut response = json_bytes(StatusCode::OK, app.ring.published().document.clone().into());

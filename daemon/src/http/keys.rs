@@ -32,13 +32,13 @@ pub(super) struct NewKey {
     /// The client that it stands for. Of a key that is registered already it stays as it is.
     identifier: Uuid,
     /// Whether each refresh token is used once and replaced by the next.
-    #[schema(default = false)]
+    #[schema(required = false, default = false)]
     rotate: bool,
 }
 
 /// Registers a key, or extends the life of a registered one.
 #[utoipa::path(post, path = "/register_key", tag = "internal", request_body = NewKey,
-    responses((status = 201, body = Outcome), BodyFaults, WebPage, Conflict, OwnFaults))]
+    responses((status = 201, body = Outcome, description = "It is registered"), BodyFaults, WebPage, Conflict, OwnFaults))]
 pub(super) async fn register_key(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -93,7 +93,7 @@ pub(super) struct AskedKey {
 
 /// Tells whether a key is registered, be it expired.
 #[utoipa::path(post, path = "/is_key_registered", tag = "internal", request_body = AskedKey,
-    responses((status = 200, body = Outcome), BodyFaults, WebPage, OwnFaults))]
+    responses((status = 200, body = Outcome, description = "`result` tells"), BodyFaults, WebPage, OwnFaults))]
 pub(super) async fn is_key_registered(
     State(app): State<Arc<App>>,
     request: Request<Body>,
@@ -159,7 +159,7 @@ enum KeyState {
 
 /// Lists the registered keys, a page at a time.
 #[utoipa::path(post, path = "/list_keys", tag = "internal", request_body = Page,
-    responses((status = 200, body = KeyList), BodyFaults, WebPage, OwnFaults))]
+    responses((status = 200, body = KeyList, description = "The page"), BodyFaults, WebPage, OwnFaults))]
 pub(super) async fn list_keys(
     State(app): State<Arc<App>>,
     request: Request<Body>,

@@ -154,7 +154,7 @@ fn internal() -> Vec<Endpoint<Arc<App>>> {
 
 /// All routes that any listener may serve, without the prefix.
 #[cfg(test)]
-pub(crate) fn all_routes() -> Vec<(axum::http::Method, &'static str)> {
+pub(crate) fn all_routes() -> Vec<(::http::Method, &'static str)> {
     let issuer = [common(), external(), vec![metadata()], internal()].into_iter().flatten();
     let pages = pages::endpoints().into_iter();
     issuer
@@ -184,7 +184,7 @@ async fn deadline(State(app): State<Arc<App>>, request: Request, next: Next) -> 
 ///
 /// Static on purpose: it says nothing of the database, and is asked for every second by some.
 #[utoipa::path(get, path = "/health", tags = ["public", "internal"],
-    responses((status = 200, body = Outcome), OwnFaults))]
+    responses((status = 200, body = Outcome, description = "It answers"), OwnFaults))]
 async fn health() -> Done {
     Done(true)
 }

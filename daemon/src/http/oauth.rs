@@ -72,9 +72,9 @@ fn uncached(mut response: Response) -> Response {
 #[expect(dead_code, reason = "for the document; the form is read field by field")]
 pub(super) struct TokenForm {
     grant_type: GrantType,
-    /// The identifier. With `refresh_token` the client may be left out: the token names it.
+    /// The identifier, a UUID. With `refresh_token` the client may be left out: the token names it.
     #[schema(nullable = false)]
-    client_id: Option<Uuid>,
+    client_id: Option<String>,
     /// The registered key.
     #[schema(nullable = false, format = Password)]
     client_secret: Option<String>,
@@ -97,9 +97,9 @@ pub(super) struct OneToken {
     /// An access or a refresh token.
     #[schema(min_length = 1, format = Password)]
     token: String,
-    /// The identifier.
+    /// The identifier, a UUID.
     #[schema(nullable = false)]
-    client_id: Option<Uuid>,
+    client_id: Option<String>,
     /// The registered key.
     #[schema(nullable = false, format = Password)]
     client_secret: Option<String>,
@@ -185,7 +185,7 @@ enum OauthFaults {
 #[utoipa::path(post, path = "/oauth2/token", operation_id = "oauth2_token", tag = "public",
     request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
     security((), ("client" = [])),
-    responses((status = 200, body = Granted), OauthFaults, Limited, OwnFaults))]
+    responses((status = 200, body = Granted, description = "The token"), OauthFaults, Limited, OwnFaults))]
 pub(super) async fn token(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -238,7 +238,7 @@ pub(super) async fn token(
 #[utoipa::path(post, path = "/oauth2/introspect", operation_id = "oauth2_introspect", tag = "public",
     request_body(content = OneToken, content_type = "application/x-www-form-urlencoded"),
     security((), ("client" = [])),
-    responses((status = 200, body = Introspected), OauthFaults, Limited, OwnFaults))]
+    responses((status = 200, body = Introspected, description = "What it is worth"), OauthFaults, Limited, OwnFaults))]
 pub(super) async fn introspect(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -276,7 +276,7 @@ pub(super) async fn introspect(
 #[utoipa::path(post, path = "/oauth2/revoke", operation_id = "oauth2_revoke", tag = "public",
     request_body(content = OneToken, content_type = "application/x-www-form-urlencoded"),
     security((), ("client" = [])),
-    responses((status = 200, body = Empty), OauthFaults, Limited, OwnFaults))]
+    responses((status = 200, body = Empty, description = "It is not good any more, or was none of this client"), OauthFaults, Limited, OwnFaults))]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -337,7 +337,7 @@ pub(super) struct Metadata<'i> {
 
 /// Tells an OAuth 2.0 client where to ask. Only where `[jwthenticator] issuer` says what this server is called.
 #[utoipa::path(get, path = "/.well-known/oauth-authorization-server", operation_id = "oauth2_metadata",
-    tag = "public", responses((status = 200, body = Metadata), OwnFaults))]
+    tag = "public", responses((status = 200, body = Metadata, description = "The metadata"), OwnFaults))]
 pub(super) async fn metadata(State(app): State<Arc<App>>) -> Response {
     let issuer = app.settings.issuer.as_deref().unwrap_or_default();
     let base = issuer.trim_end_matches('/');

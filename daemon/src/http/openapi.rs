@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use utoipa::openapi::schema::AdditionalProperties;
 use utoipa::openapi::{ObjectBuilder, OpenApi, RefOr, Schema, Type};
 use utoipa::{IntoResponses, OpenApi as _, PartialSchema, ToSchema};
 
 use super::answer::Outcome;
+use super::oauth::ErrorCode;
+use super::revoke::{Keys, RevokedTokens};
 
 /// An object without members.
 #[derive(Serialize, ToSchema)]
@@ -130,5 +133,25 @@ pub(crate) fn document(prefix: &str) -> OpenApi {
         .map(|(path, item)| (format!("{prefix}{path}"), item))
         .collect();
     document.merge(Pages::openapi());
+    let schemas = &mut document.components.get_or_insert_default().schemas;
+    // Those that only shared answers name, which the macro does not see.
+    add::<Empty>(schemas);
+    add::<ErrorCode>(schemas);
+    add::<FieldErrors>(schemas);
+    // Of a body that is one of several, each has its one field; the macro closes only what is a struct.
+    for name in [Keys::name(), RevokedTokens::name()] {
+        if let Some(RefOr::T(Schema::OneOf(choice))) = schemas.get_mut(&*name) {
+            for item in &mut choice.items {
+                if let RefOr::T(Schema::Object(object)) = item {
+                    object.additional_properties =
+                        Some(AdditionalProperties::FreeForm(false).into());
+                }
+            }
+        }
+    }
     document
+}
+
+fn add<T: ToSchema>(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
+    schemas.insert(T::name().into_owned(), T::schema());
 }

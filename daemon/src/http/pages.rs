@@ -52,7 +52,7 @@ pub(super) struct Status {
 
 /// Shows what the daemon's tunnels do at the moment.
 #[utoipa::path(get, path = "/status", tag = "internal",
-    responses((status = 200, body = Status), WebPage, Panic))]
+    responses((status = 200, body = Status, description = "The status"), WebPage, Panic))]
 pub(super) async fn status(State(pages): State<Arc<Pages>>) -> Response {
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -65,7 +65,7 @@ pub(super) async fn status(State(pages): State<Arc<Pages>>) -> Response {
 
 /// Shows this document.
 #[utoipa::path(get, path = "/openapi.json", operation_id = "openapi", tag = "internal",
-    responses((status = 200, body = serde_json::Value), WebPage, Panic))]
+    responses((status = 200, body = serde_json::Value, description = "The document"), WebPage, Panic))]
 pub(super) async fn document(State(pages): State<Arc<Pages>>) -> Response {
     let text = pages.document.get_or_init(|| openapi::text(&pages.url_prefix).into());
     json_bytes(StatusCode::OK, Body::from(text.clone()))

@@ -33,7 +33,7 @@ pub(super) struct RefreshLogin {
 
 /// Exchanges a refresh token for an access token, and for the next refresh token if its key rotates them.
 #[utoipa::path(post, path = "/refresh", tag = "public", request_body = RefreshLogin,
-    responses((status = 200, body = Tokens), BodyFaults, NotCredentials, OwnFaults))]
+    responses((status = 200, body = Tokens, description = "The tokens"), BodyFaults, NotCredentials, OwnFaults))]
 pub(super) async fn refresh(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,

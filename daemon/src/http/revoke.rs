@@ -68,7 +68,7 @@ impl Revoked {
 
 /// Revokes registered keys for good, with the tokens issued for them.
 #[utoipa::path(post, path = "/revoke_key", tag = "internal", request_body = Keys,
-    responses((status = 200, body = Revoked), BodyFaults, WebPage, OwnFaults))]
+    responses((status = 200, body = Revoked, description = "`result` is false if there is no such key"), BodyFaults, WebPage, OwnFaults))]
 pub(super) async fn revoke_key(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -104,7 +104,7 @@ pub(super) async fn revoke_key(
 
 /// Refuses tokens before they expire.
 #[utoipa::path(post, path = "/revoke_token", tag = "internal", request_body = RevokedTokens,
-    responses((status = 200, body = Revoked), BodyFaults, WebPage, Conflict, OwnFaults))]
+    responses((status = 200, body = Revoked, description = "They are refused"), BodyFaults, WebPage, Conflict, OwnFaults))]
 pub(super) async fn revoke_token(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,

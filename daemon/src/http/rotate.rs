@@ -25,7 +25,7 @@ pub(super) struct Wish {
     /// Sign with the announced key at once; without one, announce one for ten seconds.
     now: bool,
     /// Sign with a new key at once and drop the present one, whose tokens are refused then.
-    #[schema(default = false)]
+    #[schema(required = false, default = false)]
     emergency: bool,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Rotated {
 
 /// Announces a new signing key, or brings it into use.
 #[utoipa::path(post, path = "/rotate_signing_key", tag = "internal", request_body = Wish,
-    responses((status = 200, body = Rotated), BodyFaults, WebPage, Conflict, OwnFaults))]
+    responses((status = 200, body = Rotated, description = "What was begun"), BodyFaults, WebPage, Conflict, OwnFaults))]
 pub(super) async fn rotate_signing_key(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,

@@ -33,7 +33,7 @@ pub(super) struct Presented {
 
 /// Tells whether an access token is one of ours and in time.
 #[utoipa::path(post, path = "/validate", tag = "public", request_body = Presented,
-    responses((status = 200, body = Outcome), BodyFaults, NotCredentials, OwnFaults))]
+    responses((status = 200, body = Outcome, description = "The token is good"), BodyFaults, NotCredentials, OwnFaults))]
 pub(super) async fn validate(
     State(app): State<Arc<App>>,
     request: Request<Body>,
@@ -56,7 +56,7 @@ pub(super) async fn validate(
 /// The same for a token in the header, as gateways ask (nginx's `auth_request`).
 #[utoipa::path(get, path = "/validate_request", tag = "public", security(("bearer" = [])),
     responses(
-        (status = 200, body = Empty),
+        (status = 200, body = Empty, description = "The token is good"),
         (status = 401, body = Empty, description = "The token is not good",
             headers(("WWW-Authenticate" = String))),
         (status = 403, body = Empty, description = "There is no token, or not as `Bearer TOKEN`"),

@@ -45,6 +45,7 @@ pub enum Members {
     /// A key on a NIST curve.
     Ec {
         /// The curve.
+        #[schema(pattern = "^P-")]
         crv: &'static str,
         /// The point's first coordinate.
         x: String,
@@ -54,6 +55,7 @@ pub enum Members {
     /// An Ed25519 key.
     Okp {
         /// The curve.
+        #[schema(pattern = "^Ed")]
         crv: &'static str,
         /// The public key.
         x: String,
