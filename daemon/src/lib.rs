@@ -16,6 +16,7 @@ pub mod issuer;
 pub mod jwks_file;
 pub mod key_ring;
 pub mod logging;
+pub mod metrics;
 mod openapi;
 pub mod revocation;
 pub mod secret;
@@ -45,6 +46,7 @@ use http::{App, Routes};
 use issuer::Issuer;
 use key_ring::{KeyRing, RingError, Settings, SharedVault};
 use logging::Throttle;
+use metrics::Metrics;
 use revocation::{RevocationError, RevocationList};
 use sockets::{SocketError, Sockets};
 use store::{Changes, Store, TokenForm};
@@ -146,15 +148,22 @@ pub async fn run(
         tunnels: tunnels.clone(),
     };
     let store_changes = store.changes();
+    let metrics = Arc::new(Metrics::new());
+    store.show(&metrics);
+    ring.show(&metrics);
+    revocations.show(&metrics);
+    let tokens = Issuer::new(ring.clone(), clock.clone(), issuer);
+    tokens.show(&metrics);
     let app = Arc::new(App {
         settings: issuer.clone(),
         store,
-        issuer: Issuer::new(ring.clone(), clock.clone(), issuer),
+        issuer: tokens,
         ring: ring.clone(),
         revocations,
         tunnels: tunnels.clone(),
         limits: limits.clone(),
         clock: clock.clone(),
+        metrics,
         faults: Throttle::new(),
     });
     let mut services = Services::new(issuer.header_timeout);
@@ -167,6 +176,8 @@ pub async fn run(
                 tunnels: tunnels.clone(),
                 by_operator: internal_tunnels.clone(),
                 operator: operator.clone(),
+                revocations: app.revocations.live(),
+                metrics: app.metrics.clone(),
                 url_prefix: app.settings.url_prefix.clone(),
                 document: OnceLock::new(),
             });

@@ -69,6 +69,7 @@ pub(super) async fn authenticate(
     let identifier = app.identifier(&key, asserted);
     if !asserted.is_nil() && asserted != identifier {
         info!(event = "ident_mismatch", asserted = %asserted, ident = %identifier);
+        app.metrics.audit.count(["ident_mismatch", "ok"]);
     }
     let token_id = Uuid::new_v4();
     let grant = Grant { token_id, identifier, key: key.public_id.clone(), short: key.rotates };
@@ -102,10 +103,15 @@ impl App {
         if let Some(wait) = self.limits.wait(peer, hash) {
             let key_fp = hash.fingerprint();
             info!(event = "authenticate", outcome = "denied", reason = "limited", ip = %peer, key_fp);
+            self.metrics.limited.count(["refused"]);
+            self.metrics.authentications.count(["limited"]);
             return Err(ApiError::TooMany(wait));
         }
         let now = self.clock.now();
-        let found = self.store.find_key(hash).await.map_err(|error| self.unavailable(&error))?;
+        let found = self.store.find_key(hash).await.map_err(|error| {
+            self.metrics.authentications.count(["error"]);
+            self.unavailable(&error)
+        })?;
         // Unknown and expired are one answer after the same work; only the log tells them apart.
         let reason = match &found {
             None => Some("unknown"),
@@ -113,6 +119,7 @@ impl App {
             Some(key) if key.expires_at <= now => Some("expired"),
             Some(_) => None,
         };
+        self.metrics.authentications.count([reason.unwrap_or("ok")]);
         let Some(key) = found.filter(|_| reason.is_none()) else {
             info!(
                 event = "authenticate",

@@ -63,6 +63,7 @@ pub(super) async fn register_key(
     if registration.revoked {
         let key_fp = hash.fingerprint();
         info!(event = "register_key", outcome = "denied", reason = "revoked", ip = %peer, key_fp);
+        app.metrics.audit.count(["register_key", "denied"]);
         let text = "the key has been revoked, which is for good; register another one";
         return Err(ApiError::Conflict(text.into()));
     }
@@ -73,11 +74,14 @@ pub(super) async fn register_key(
         ident = %registration.identifier,
         key_fp = hash.fingerprint()
     );
+    app.metrics.audit.count(["register_key", "ok"]);
     if registration.identifier != identifier {
         info!(event = "ident_mismatch", asserted = %identifier, ident = %registration.identifier);
+        app.metrics.audit.count(["ident_mismatch", "ok"]);
     }
     if is_weak {
         tracing::warn!(event = "weak_key", key_fp = hash.fingerprint());
+        app.metrics.audit.count(["weak_key", "ok"]);
     }
     Ok(done(StatusCode::CREATED, true))
 }

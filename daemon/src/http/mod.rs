@@ -36,6 +36,7 @@ use crate::endpoint::{self, Endpoint, get, post};
 use crate::issuer::Issuer;
 use crate::key_ring::KeyRing;
 use crate::logging::Throttle;
+use crate::metrics::Metrics;
 use crate::revocation::RevocationList;
 use crate::store::{Store, StoredKey};
 use crate::tunnel::Server;
@@ -62,6 +63,8 @@ pub struct App {
     pub limits: Arc<Limits>,
     /// What time it is.
     pub clock: Clock,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// For faults of ours.
     pub faults: Throttle,
 }
@@ -93,22 +96,28 @@ pub enum Routes {
 /// The routes of one listener.
 pub fn router(app: Arc<App>, routes: Routes) -> Router {
     let prefix = app.settings.url_prefix.as_str();
-    let mut router = endpoint::router(prefix, common());
+    let mut endpoints = common();
     if routes != Routes::Internal && app.settings.external_api {
-        router = router.merge(endpoint::router(prefix, external()));
+        endpoints.extend(external());
         if app.settings.issuer.is_some() {
-            router = router.merge(endpoint::router(prefix, vec![metadata()]));
+            endpoints.push(metadata());
         }
     }
+    let for_browsers = endpoints.len();
     if routes != Routes::Public && app.settings.internal_api {
-        let internal = endpoint::router(prefix, internal());
-        router = router.merge(internal.route_layer(middleware::from_fn(refuse_browsers)));
+        endpoints.extend(internal());
     }
-    router
+    let listener = if routes == Routes::Internal { "internal" } else { "public" };
+    let paths =
+        endpoints.iter().map(|endpoint| (format!("{prefix}{}", endpoint.path), endpoint.path));
+    let requests = Arc::new(app.metrics.requests(listener, paths));
+    let internal = endpoint::router(prefix, endpoints.split_off(for_browsers));
+    endpoint::router(prefix, endpoints)
+        .merge(internal.route_layer(middleware::from_fn(refuse_browsers)))
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::WrongMethod)
         .layer(middleware::from_fn_with_state(app.clone(), deadline))
-        .layer(middleware::from_fn_with_state(app.clone(), caller::identify))
+        .layer(middleware::from_fn_with_state((app.clone(), requests), caller::identify))
         .with_state(app)
 }
 

@@ -207,6 +207,7 @@ pub(super) async fn token(
             let jwt = jwt.map_err(|error| app.unavailable(&error))?;
             let key_fp = key.hash.fingerprint();
             info!(event = "oauth2_token", outcome = "ok", ip = %peer, ident = %identifier, key_fp);
+            app.metrics.audit.count(["oauth2_token", "ok"]);
             // No refresh token (RFC 6749 §4.4.3): the client has its secret.
             Granted::answer(&jwt, app.issuer.lifetime(true), None)
         }
@@ -315,6 +316,7 @@ pub(super) async fn revoke(
     };
     let key_fp = key.hash.fingerprint();
     info!(event = "oauth2_revoke", outcome = "ok", ip = %peer, ident = %identifier, key_fp, kind);
+    app.metrics.audit.count(["oauth2_revoke", "ok"]);
     Ok(uncached(answer(StatusCode::OK, &Empty {})))
 }
 

@@ -111,7 +111,7 @@ pub(super) struct Panic(String);
 struct Issuer;
 
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(super::pages::status, super::pages::document))]
+#[openapi(paths(super::pages::status, super::pages::metrics, super::pages::document))]
 struct Pages;
 
 /// Paths that are served by the handler of another one.

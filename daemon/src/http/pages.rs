@@ -1,19 +1,21 @@
-//! What the internal listener tells about the whole daemon: its status, and the document of its API.
+//! What the internal listener tells about the whole daemon: its status, its metrics, and the document of its API.
 
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::Response;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::answer::{ApiError, answer, json_bytes};
 use super::openapi::{Panic, WebPage};
 use crate::endpoint::{self, Endpoint, get};
+use crate::metrics::{self, Metrics};
 use crate::openapi;
+use crate::revocation::LiveRevocations;
 use crate::tunnel::{Operator, Server, ServerStatus, StaticTunnelStatus};
 
 /// What the pages are about.
@@ -22,6 +24,8 @@ pub(crate) struct Pages {
     /// Tunnels on the internal listener itself.
     pub(crate) by_operator: Arc<Server>,
     pub(crate) operator: Arc<Operator>,
+    pub(crate) revocations: LiveRevocations,
+    pub(crate) metrics: Arc<Metrics>,
     /// In front of the issuer's paths.
     pub(crate) url_prefix: String,
     /// Made when it is first asked for, which is seldom: most daemons never hold it.
@@ -37,7 +41,7 @@ pub(crate) fn router(pages: Pages) -> Router {
 }
 
 pub(super) fn endpoints() -> Vec<Endpoint<Arc<Pages>>> {
-    vec![get("/status", status), get("/openapi.json", document)]
+    vec![get("/status", status), get("/metrics", metrics), get("/openapi.json", document)]
 }
 
 /// What the daemon's tunnels do at the moment.
@@ -61,6 +65,21 @@ pub(super) async fn status(State(pages): State<Arc<Pages>>) -> Response {
         static_tunnels: pages.operator.status(),
     };
     answer(StatusCode::OK, &status)
+}
+
+/// Shows the metrics, in Prometheus's text format.
+#[utoipa::path(get, path = "/metrics", tag = "internal",
+    responses(
+        (status = 200, body = String, content_type = "text/plain; version=0.0.4", description = "The metrics"),
+        WebPage, Panic))]
+pub(super) async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
+    let read = metrics::Read {
+        listeners: [("netunnel", &pages.tunnels), ("internal", &pages.by_operator)],
+        static_tunnels: pages.operator.status(),
+        revocations: pages.revocations.load().len(),
+    };
+    let text = pages.metrics.render(read.families());
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 
 /// Shows this document.

@@ -68,7 +68,29 @@ impl App {
         client: Option<i64>,
         peer: Peer,
     ) -> Result<Refreshed, ApiError> {
+        let refreshed = self.exchange(presented, asserted, client, peer).await;
+        let outcome = match &refreshed {
+            Ok(done) if done.successor.is_some() => Some("rotated"),
+            Ok(_) => Some("sticky"),
+            // Counted where the reason is known.
+            Err(ApiError::Refused) => None,
+            Err(_) => Some("error"),
+        };
+        if let Some(outcome) = outcome {
+            self.metrics.refreshes.count([outcome]);
+        }
+        refreshed
+    }
+
+    async fn exchange(
+        &self,
+        presented: RefreshToken,
+        asserted: Uuid,
+        client: Option<i64>,
+        peer: Peer,
+    ) -> Result<Refreshed, ApiError> {
         if let Some(delay) = self.limits.delay(peer) {
+            self.metrics.limited.count(["delayed"]);
             tokio::time::sleep(delay).await;
         }
         let now = self.clock.now();
@@ -97,6 +119,7 @@ impl App {
                 ident = %asserted,
                 key_fp
             );
+            self.metrics.refreshes.count([reason.unwrap_or("unknown")]);
             // Whoever has an old token has had a good one; whoever has none guesses.
             if reason == Some("unknown") {
                 self.limits.failed(peer, None);
@@ -106,6 +129,7 @@ impl App {
         let identifier = self.identifier(&token.key, asserted);
         if !asserted.is_nil() && asserted != identifier {
             info!(event = "ident_mismatch", asserted = %asserted, ident = %identifier);
+            self.metrics.audit.count(["ident_mismatch", "ok"]);
         }
         let rotates = token.key.rotates;
         let token_id = Uuid::new_v4();
@@ -145,9 +169,12 @@ impl App {
             Used::Rotated => return Ok(text),
             Used::Refused => {
                 info!(event = "refresh", outcome = "denied", reason = "used_up", ip = %peer, key_fp);
+                self.metrics.refreshes.count(["used_up"]);
             }
             Used::Reused => {
                 warn!(event = "refresh_reuse", outcome = "denied", ip = %peer, key_fp);
+                self.metrics.refreshes.count(["reused"]);
+                self.metrics.audit.count(["refresh_reuse", "denied"]);
                 // Its access tokens are refused already in the database; who cannot be told now follows
                 // within a minute.
                 if let Err(error) = self.revocations.reload().await {

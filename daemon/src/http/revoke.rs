@@ -97,6 +97,7 @@ pub(super) async fn revoke_key(
             ident = %key.identifier,
             key_fp = key.fingerprint
         );
+        app.metrics.audit.count(["revoke_key", "ok"]);
     }
     // An identifier's tokens are refused whether or not it has keys.
     Ok(Revoked::answer(by_identifier || !revoked.is_empty(), revoked.len()))
@@ -140,6 +141,7 @@ pub(super) async fn revoke_token(
     app.close_revoked();
     revoked.map_err(|error| app.unavailable(&error))?;
     info!(event = "revoke_token", outcome = "ok", ip = %peer, kind = target.kind());
+    app.metrics.audit.count(["revoke_token", "ok"]);
     Ok(Revoked::answer(true, 1))
 }
 

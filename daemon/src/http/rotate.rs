@@ -65,12 +65,14 @@ pub(super) async fn rotate_signing_key(
     match rotation {
         Ok(Ok(rotation)) => {
             info!(event = "rotate_signing_key", outcome = "ok", ip = %peer, kid = rotation.kid);
+            app.metrics.audit.count(["rotate_signing_key", "ok"]);
             end_tunnels(&app, &rotation.dropped).await?;
             let signs_in = rotation.signs_at.saturating_sub(app.clock.unix_now()).max(0);
             let body = Rotated { kid: rotation.kid, signs_in, dropped: rotation.dropped };
             Ok(answer(StatusCode::OK, &body))
         }
         Ok(Err(error @ (RingError::Pinned | RingError::TooMany(_)))) => {
+            app.metrics.audit.count(["rotate_signing_key", "denied"]);
             Err(ApiError::Conflict(error.to_string()))
         }
         Ok(Err(error)) => Err(app.unavailable(&error)),

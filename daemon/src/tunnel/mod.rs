@@ -48,6 +48,7 @@ pub mod wire;
 pub use configured::ConfiguredError;
 pub use control::{ControlEnd, RequestError};
 pub use exit::DialError;
+pub(crate) use operator::Condition;
 pub use operator::{Admins, Operator, StaticTunnelStatus, internal_router};
 pub use policy::{Denied, Destination, Policy, PolicyError};
 pub use server::{Census, IdentityStatus, Server, ServerStatus};

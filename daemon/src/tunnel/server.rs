@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::task::TaskTracker;
 use utoipa::ToSchema;
 
-use super::channel::{Channel, Context};
+use super::channel::{Channel, Context, Opened};
 use super::control::{self, ControlEnd};
 use super::features::Features;
 use super::routes;
 use super::settings::Settings;
 use super::stop::{Stop, StopReason};
-use super::traffic::{Counts, Traffic};
+use super::traffic::{Counts, Traffic, Unreached};
 use super::transport::{accept, accept_data, control as control_websocket, refuse};
 use super::wire::shown;
 use crate::auth::{Authenticator, Identity};
@@ -44,6 +44,7 @@ pub struct Server {
     stop: Stop,
     tasks: TaskTracker,
     traffic: Arc<Traffic>,
+    opened: Arc<Opened>,
 }
 
 /// How much is open at the moment.
@@ -136,6 +137,7 @@ impl Server {
             stop: Stop::new(),
             tasks: TaskTracker::new(),
             traffic: Arc::default(),
+            opened: Arc::default(),
         })
     }
 
@@ -189,6 +191,17 @@ impl Server {
             carried: self.counts(),
             identities: identities.into_values().collect(),
         }
+    }
+
+    /// Channels and tunnels since the start.
+    pub(crate) fn opened(&self) -> (u64, u64) {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (read(&self.opened.channels), read(&self.opened.tunnels))
+    }
+
+    /// How often destinations were not reached, and why.
+    pub(crate) fn unreached(&self) -> impl Iterator<Item = (Unreached, u64)> {
+        self.traffic.unreached().into_iter()
     }
 
     /// Deletes every tunnel, at its client too, and closes every channel.
@@ -268,8 +281,8 @@ impl Server {
             while channels.contains_key(&id) {
                 id = random_id();
             }
-            let channel =
-                Channel::new(id, owner, features, &self.settings, &self.stop, &self.traffic);
+            let whole = (&self.traffic, &self.opened);
+            let channel = Channel::new(id, owner, features, &self.settings, &self.stop, whole);
             channels.insert(id, channel.clone());
             channel
         };

@@ -13,9 +13,32 @@ pub(super) struct Traffic {
     whole: Option<Arc<Traffic>>,
     open: AtomicU64,
     connections: AtomicU64,
-    failed: AtomicU64,
+    failed: [AtomicU64; Unreached::ALL.len()],
     sent: AtomicU64,
     received: AtomicU64,
+}
+
+/// Why a destination was not reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreached {
+    Denied,
+    Resolve,
+    Timeout,
+    Connect,
+}
+
+impl Unreached {
+    const ALL: [Self; 4] = [Self::Denied, Self::Resolve, Self::Timeout, Self::Connect];
+
+    /// The word for it in metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Resolve => "resolve",
+            Self::Timeout => "timeout",
+            Self::Connect => "connect",
+        }
+    }
 }
 
 /// The counters at one moment.
@@ -86,10 +109,15 @@ impl Traffic {
         Open(self)
     }
 
-    pub(super) fn failed(&self) {
+    pub(super) fn failed(&self, why: Unreached) {
         self.each(|traffic| {
-            traffic.failed.fetch_add(1, Ordering::Relaxed);
+            traffic.failed[why as usize].fetch_add(1, Ordering::Relaxed);
         });
+    }
+
+    /// How often which happened.
+    pub(super) fn unreached(&self) -> [(Unreached, u64); Unreached::ALL.len()] {
+        Unreached::ALL.map(|why| (why, self.failed[why as usize].load(Ordering::Relaxed)))
     }
 
     pub(super) fn sent(&self, bytes: usize) {
@@ -109,7 +137,7 @@ impl Traffic {
         Counts {
             open: read(&self.open),
             connections: read(&self.connections),
-            failed: read(&self.failed),
+            failed: self.failed.iter().map(read).sum(),
             sent: read(&self.sent),
             received: read(&self.received),
         }
@@ -127,7 +155,8 @@ mod tests {
         let open = one.opened();
         one.sent(3);
         other.received(4);
-        other.failed();
+        other.failed(Unreached::Timeout);
+        assert!(whole.unreached().contains(&(Unreached::Timeout, 1)));
         assert_eq!(
             whole.counts(),
             Counts { open: 1, connections: 1, failed: 1, sent: 3, received: 4 }

@@ -16,7 +16,7 @@ use super::super::routes::collapse_slashes;
 const TUNNELS: [&str; 4] = ["version", "channels", "peers", "config"];
 
 /// First segments of the paths of `pages`.
-const PAGES: [&str; 2] = ["status", "openapi.json"];
+const PAGES: [&str; 3] = ["status", "metrics", "openapi.json"];
 
 /// One router out of the issuer's internal one, `tunnels` and `pages`, which are about both. `hosts` are the names
 /// besides `localhost` and IP addresses under which the listener may be asked.

@@ -30,6 +30,7 @@ use crate::config::Netunnel;
 use crate::logging::untrusted;
 use crate::secret::Secret;
 pub use internal::internal_router;
+pub(crate) use status::Condition;
 pub use status::StaticTunnelStatus;
 
 use input::{NewPeer, NewTunnel, PeerChange};

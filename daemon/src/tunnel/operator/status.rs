@@ -12,7 +12,7 @@ pub struct StaticTunnelStatus {
     /// The name of the peer.
     peer: String,
     id: u64,
-    state: Condition,
+    pub(crate) state: Condition,
     /// Why it is offline.
     #[schema(required)]
     reason: Option<String>,
@@ -25,10 +25,15 @@ pub struct StaticTunnelStatus {
 /// Whether a static tunnel can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Condition {
+pub(crate) enum Condition {
     Online,
     Starting,
     Offline,
+}
+
+impl Condition {
+    pub(crate) const ALL: [(Self, &str); 3] =
+        [(Self::Online, "online"), (Self::Starting, "starting"), (Self::Offline, "offline")];
 }
 
 impl Operator {
