@@ -111,9 +111,13 @@ pub fn router(app: Arc<App>, routes: Routes) -> Router {
     let paths =
         endpoints.iter().map(|endpoint| (format!("{prefix}{}", endpoint.path), endpoint.path));
     let requests = Arc::new(app.metrics.requests(listener, paths));
-    let internal = endpoint::router(prefix, endpoints.split_off(for_browsers));
-    endpoint::router(prefix, endpoints)
-        .merge(internal.route_layer(middleware::from_fn(refuse_browsers)))
+    let internal = endpoints.split_off(for_browsers);
+    let mut router = endpoint::router(prefix, endpoints);
+    if !internal.is_empty() {
+        let refuse_browsers = middleware::from_fn(refuse_browsers);
+        router = router.merge(endpoint::router(prefix, internal).route_layer(refuse_browsers));
+    }
+    router
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::WrongMethod)
         .layer(middleware::from_fn_with_state(app.clone(), deadline))
