@@ -30,6 +30,7 @@ macro_rules! endpoint {
 
 endpoint!(get, GET);
 endpoint!(post, POST);
+endpoint!(delete, DELETE);
 
 /// A router of `endpoints`, whose paths `prefix` is put in front of.
 pub(crate) fn router<S>(prefix: &str, endpoints: Vec<Endpoint<S>>) -> Router<S>

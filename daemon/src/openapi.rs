@@ -8,7 +8,7 @@ const DESCRIPTION: &str =
     "The HTTP interfaces of jwtunneld. Each operation has the listeners that serve it as tags.";
 
 /// The listeners, by the tags that name them.
-const TAGS: [(&str, &str); 2] = [
+const TAGS: [(&str, &str); 3] = [
     (
         "public",
         "`[jwthenticator] listen`, for clients. Behind the shipped nginx configuration /jwthenticator is in \
@@ -19,6 +19,12 @@ const TAGS: [(&str, &str); 2] = [
         "`[jwthenticator] internal_listen`, for administrators on the same machine. Nobody is asked for a \
         credential there, so web pages are refused.",
     ),
+    (
+        "netunnel",
+        "`[netunnel] listen`, for tunnels. Behind the shipped nginx configuration /netunnel is in front of its paths. \
+        Those of peers and /config only with `admin_routes = true`, and for `admin_identifiers`. Under \
+        `auth = \"secret\"` it also has POST /authenticate, which exchanges `{\"secret\": …}` for `{\"token\": …}`.",
+    ),
 ];
 
 /// The document of a daemon whose issuer's paths begin with `prefix`, as JSON.
@@ -28,6 +34,7 @@ pub(crate) fn text(prefix: &str) -> String {
 
 fn document(prefix: &str) -> OpenApi {
     let mut document = crate::http::openapi::document(prefix);
+    document.merge(crate::tunnel::openapi::document());
     document.info = Info::new("jwtunneld", env!("CARGO_PKG_VERSION"));
     document.info.description = Some(DESCRIPTION.into());
     document.info.license = Some(License::new("Apache-2.0"));
@@ -70,6 +77,7 @@ mod tests {
         let documented: BTreeSet<String> = operations(&document).map(|(name, _)| name).collect();
         let served: BTreeSet<String> = crate::http::all_routes()
             .into_iter()
+            .chain(crate::tunnel::openapi::all_routes())
             .map(|(method, path)| format!("{method} {path}"))
             .collect();
         assert_eq!(documented, served);
@@ -89,7 +97,13 @@ mod tests {
             assert!(operation["summary"].is_string(), "{name}");
             assert!(names.insert(operation["operationId"].as_str().unwrap()), "{name}");
             for (status, response) in operation["responses"].as_object().unwrap() {
-                assert!(response["content"].is_object(), "{name}: {status} has no schema");
+                // Websockets, and answers that NETunnel's clients read as nothing.
+                let has_no_body = status == "101"
+                    || response["description"].as_str().unwrap().contains("there is no body");
+                assert!(
+                    has_no_body || response["content"].is_object(),
+                    "{name}: {status} has no schema"
+                );
                 assert!(response["description"].is_string(), "{name}: {status} is not described");
             }
         }

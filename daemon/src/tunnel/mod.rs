@@ -30,6 +30,7 @@ mod entrance;
 mod exit;
 mod features;
 mod frames;
+pub(crate) mod openapi;
 mod operator;
 mod plain;
 mod policy;

@@ -8,6 +8,7 @@ mod input;
 mod internal;
 mod peer_auth;
 mod routes;
+mod shapes;
 mod static_tunnel;
 mod status;
 
@@ -30,6 +31,9 @@ use crate::config::Netunnel;
 use crate::logging::untrusted;
 use crate::secret::Secret;
 pub use internal::internal_router;
+#[cfg(test)]
+pub(in crate::tunnel) use routes::all_routes;
+pub(in crate::tunnel) use routes::document;
 pub(crate) use status::Condition;
 pub use status::StaticTunnelStatus;
 
