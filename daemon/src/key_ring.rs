@@ -65,9 +65,9 @@ pub enum RingError {
         /// Why.
         source: io::Error,
     },
-    /// The given pair is not rotated.
+    /// The given key is not rotated.
     #[error(
-        "the signing key is given by RSA_PRIVATE_KEY_PATH and is not rotated; replace its files and restart"
+        "the signing key is given by RSA_* variables and is not rotated; replace it and restart"
     )]
     Pinned,
     /// The keys in the database.
@@ -135,7 +135,7 @@ pub struct KeyRing {
 
 /// Where the private keys are kept.
 enum Vault {
-    /// In two files that somebody else looks after.
+    /// With somebody else, who looks after it.
     Given,
     /// In a folder of this daemon.
     Directory(KeyDirectory),
@@ -167,10 +167,10 @@ impl KeyRing {
         let now = clock.unix_now();
         let jwks = JwksFile::open(&settings.jwks_file)
             .map_err(|source| RingError::Jwks { path: settings.jwks_file.clone(), source })?;
-        let (vault, entries) = match (&settings.keys.pair, shared) {
-            (Some(files), _) => {
-                let lifetime = settings.jwt_lifetime.as_secs();
-                (Vault::Given, vec![given::pair(files, &settings.keys, now, lifetime)?])
+        let (vault, entries) = match (&settings.keys.given, shared) {
+            (Some(given), _) => {
+                let key = given::key(given, &settings.keys)?;
+                (Vault::Given, vec![Entry::signing(key, now, settings.jwt_lifetime.as_secs())])
             }
             (None, None) => {
                 let directory = KeyDirectory::open(&settings.keys.directory)?;

@@ -280,8 +280,8 @@ async fn open_ring(config: &Config, clock: Clock, store: &Store) -> Result<KeyRi
         leeway: config.jwthenticator.leeway,
     };
     let file = key_ring::encryption_key_file(config.keys.encryption_key_file.as_deref());
-    let file = file.filter(|_| store.is_shared() && config.keys.pair.is_none());
-    if file.is_none() && store.is_shared() && config.keys.pair.is_none() {
+    let file = file.filter(|_| store.is_shared() && config.keys.given.is_none());
+    if file.is_none() && store.is_shared() && config.keys.given.is_none() {
         warn!(
             event = "signing_keys_local",
             reason = "daemons on the same PostgreSQL do not know this one's signing keys; to share \

@@ -27,7 +27,8 @@ runpy.run_module('netunnel.server', run_name='__main__', alter_sys=True)
 ";
 
 /// The interpreter with the original programs.
-pub(crate) fn python() -> String {
+#[must_use]
+pub fn python() -> String {
     std::env::var("JWTUNNEL_PYTHON").unwrap_or_else(|_| script("python-peers.sh", &[]))
 }
 

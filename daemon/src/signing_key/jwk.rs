@@ -3,9 +3,11 @@
 
 use aws_lc_rs::digest;
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::rsa::{PublicEncryptingKey, PublicKeyComponents};
 use aws_lc_rs::signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jwt_core::RsaNumbers;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -74,14 +76,30 @@ impl PublicJwk {
     pub(super) fn rsa(alg: &'static str, pair: &RsaKeyPair) -> Option<Self> {
         let public = pair.public_key();
         let spki: PublicKeyX509Der<'_> = public.as_der().ok()?;
-        let kid = key_id(spki.as_ref());
+        let numbers = RsaNumbers {
+            n: public.modulus().big_endian_without_leading_zero().to_vec(),
+            e: public.exponent().big_endian_without_leading_zero().to_vec(),
+        };
+        Some(Self::rsa_of(alg, spki.as_ref(), &numbers))
+    }
+
+    /// Of a public key alone.
+    pub(super) fn rsa_public(alg: &'static str, numbers: &RsaNumbers) -> Option<Self> {
+        let components = PublicKeyComponents { n: &numbers.n, e: &numbers.e };
+        let public: PublicEncryptingKey = components.try_into().ok()?;
+        let spki: PublicKeyX509Der<'_> = public.as_der().ok()?;
+        Some(Self::rsa_of(alg, spki.as_ref(), numbers))
+    }
+
+    fn rsa_of(alg: &'static str, spki: &[u8], numbers: &RsaNumbers) -> Self {
+        let kid = key_id(spki);
         let members = Members::Rsa {
             x5t: kid.clone(),
-            n: URL_SAFE_NO_PAD.encode(public.modulus().big_endian_without_leading_zero()),
-            e: URL_SAFE_NO_PAD.encode(public.exponent().big_endian_without_leading_zero()),
-            x5c: [STANDARD.encode(spki.as_ref())],
+            n: URL_SAFE_NO_PAD.encode(&numbers.n),
+            e: URL_SAFE_NO_PAD.encode(&numbers.e),
+            x5c: [STANDARD.encode(spki)],
         };
-        Some(Self { alg, kty: "RSA", public_key_use: "sig", kid, members })
+        Self { alg, kty: "RSA", public_key_use: "sig", kid, members }
     }
 
     pub(super) fn ec(alg: &'static str, crv: &'static str, pair: &EcdsaKeyPair) -> Option<Self> {
