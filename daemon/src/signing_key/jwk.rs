@@ -9,9 +9,10 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jwt_core::RsaNumbers;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// A public key as it stands in the JWKS.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PublicJwk {
     /// RFC 7517 §4.4; for RSA it says which of the algorithms that the key could serve it does.
     pub alg: &'static str,
@@ -28,7 +29,7 @@ pub struct PublicJwk {
 }
 
 /// RFC 7518 §6, RFC 8037 §2; binary values in base64url without padding.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Members {
     /// An RSA key.
@@ -46,6 +47,7 @@ pub enum Members {
     /// A key on a NIST curve.
     Ec {
         /// The curve.
+        #[schema(pattern = "^P-")]
         crv: &'static str,
         /// The point's first coordinate.
         x: String,
@@ -55,6 +57,7 @@ pub enum Members {
     /// An Ed25519 key.
     Okp {
         /// The curve.
+        #[schema(pattern = "^Ed")]
         crv: &'static str,
         /// The public key.
         x: String,
@@ -123,7 +126,7 @@ impl PublicJwk {
 }
 
 /// A JWK Set (RFC 7517 §5) of public keys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PublicJwks {
     /// The keys, the newest first.
     pub keys: Vec<PublicJwk>,
