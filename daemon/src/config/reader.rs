@@ -214,14 +214,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// As [`Reader::later`] for a variable of the original services.
-    pub(super) fn later_variable(&mut self, name: &'static str, remedy: &str) {
-        if self.environment.contains_key(name) {
-            let text = format!("not available yet; {remedy}");
-            self.problem_at_variable(name, text);
-        }
-    }
-
     /// The tables of `[[section.key]]`, each as (place, reader of its keys).
     pub(super) fn tables<T>(
         &mut self,

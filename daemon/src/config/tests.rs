@@ -197,13 +197,26 @@ fn database_variables_are_read_as_sqlalchemy_does() {
 fn a_given_key_pair_keeps_the_originals_claims_unless_told_otherwise() {
     let pair = [("RSA_PUBLIC_KEY_PATH", "a.pub"), ("RSA_PRIVATE_KEY_PATH", "a.pem")];
     let loaded = parse("", &pair).unwrap();
-    assert!(loaded.config.keys.pair.is_some() && !loaded.config.jwthenticator.standard_claims);
+    assert!(loaded.config.keys.given.is_some() && !loaded.config.jwthenticator.standard_claims);
     let loaded = parse("[jwthenticator]\nstandard_claims = true\n", &pair).unwrap();
     assert!(loaded.config.jwthenticator.standard_claims);
     assert!(loaded.warnings.iter().any(|w| w.contains("standard_claims")));
     let loaded = parse("[keys]\ndirectory = \"k\"\n", &pair).unwrap();
-    assert!(loaded.config.keys.pair.is_none() && loaded.config.jwthenticator.standard_claims);
-    assert!(errors("", &pair[..1]).contains("RSA_PRIVATE_KEY_PATH"));
+    assert!(loaded.config.keys.given.is_none() && loaded.config.jwthenticator.standard_claims);
+    let loaded = parse("", &pair[..1]).unwrap();
+    assert!(loaded.warnings.iter().any(|w| w.contains("none are issued")), "{loaded:?}");
+    assert!(errors("", &pair[1..]).contains("RSA_PUBLIC_KEY_PATH"));
+    let texts = [("RSA_PUBLIC_KEY", "public"), ("RSA_PRIVATE_KEY", "hunter2")];
+    let loaded = parse("", &texts).unwrap();
+    assert!(matches!(loaded.config.keys.given, Some(GivenKey::PrivateText(_, Some(_)))));
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+    let private = parse("", &texts[1..]).unwrap();
+    assert!(matches!(private.config.keys.given, Some(GivenKey::PrivateText(_, None))));
+    assert!(private.warnings.is_empty(), "{private:?}");
+    // An empty one counts as unset.
+    assert!(parse("", &[("RSA_PUBLIC_KEY", "")]).unwrap().config.keys.given.is_none());
+    let both = [pair[0], pair[1], texts[0]];
+    assert!(matches!(parse("", &both).unwrap().config.keys.given, Some(GivenKey::Files { .. })));
     assert!(errors("", &[pair[0], pair[1], ("JWT_ALGORITHM", "ES256")]).contains("ES256"));
 }
 

@@ -140,9 +140,13 @@ impl Fields {
         }
     }
 
-    /// A whole number that is not negative.
+    /// A whole number that is not negative; JSON knows no other kind of number, so it may be written `3.0`.
     pub(super) fn number(&mut self, name: &'static str) -> Option<i64> {
-        match self.take(name)?.as_i64() {
+        let value = self.take(name)?;
+        // Beyond 2^53 a fraction could be lost in the reading.
+        let whole = |number: f64| number.fract() == 0.0 && number.abs() < 9e15;
+        let written_long = || value.as_f64().filter(|&number| whole(number)).map(|n| n as i64);
+        match value.as_i64().or_else(written_long) {
             Some(number) if number >= 0 => Some(number),
             _ => self.refuse(name, "Not a valid integer."),
         }

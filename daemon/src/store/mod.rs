@@ -23,7 +23,8 @@ mod value;
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sqlx::migrate::MigrateError;
 
@@ -37,6 +38,7 @@ pub use revocations::{KeySelector, RevokedKey};
 pub(crate) use signing_keys::SigningKeyRow;
 
 use crate::config::DatabaseUrl;
+use crate::metrics::{Metrics, Operation, StoreMetrics};
 use change::Change;
 use connection::{Reader, on};
 use postgres::Postgres;
@@ -119,6 +121,18 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// The word for it in metrics.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Database(_) | Self::Write => "database",
+            Self::Busy => "busy",
+            Self::TimedOut => "timeout",
+            Self::Malformed { .. } => "malformed",
+        }
+    }
+}
+
 /// How refresh tokens are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenForm {
@@ -134,6 +148,7 @@ pub struct Store {
     engine: Engine,
     patience: Duration,
     adopted: bool,
+    metrics: Arc<StoreMetrics>,
 }
 
 #[derive(Debug, Clone)]
@@ -160,7 +175,8 @@ impl Store {
             }
         };
         let adopted = origin == Origin::Adopted;
-        let store = Self { engine, patience: postgres::PATIENCE, adopted };
+        let metrics = Arc::new(StoreMetrics::new());
+        let store = Self { engine, patience: postgres::PATIENCE, adopted, metrics };
         if let DatabaseUrl::Sqlite(path) = url {
             let form = store.token_form().await;
             let form = form.map_err(|error| sqlite::sqlite_error(path, into_sqlx(error)))?;
@@ -206,7 +222,7 @@ impl Store {
 
     /// Carries a change out, and waits until it is durable.
     async fn write<C: Change>(&self, change: C) -> Result<C::Output, StoreError> {
-        self.patiently(async {
+        self.bounded(Operation::Write, async {
             match &self.engine {
                 Engine::Sqlite(engine) => engine.write(change).await,
                 Engine::Postgres(engine) => engine.write(change).await,
@@ -215,17 +231,34 @@ impl Store {
         .await
     }
 
-    /// SQLite has its own bound, the busy timeout; a server may be gone without a word.
+    /// Reads, within bounds.
     async fn patiently<T>(
         &self,
         work: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        match &self.engine {
+        self.bounded(Operation::Read, work).await
+    }
+
+    /// SQLite has its own bound, the busy timeout; a server may be gone without a word.
+    async fn bounded<T>(
+        &self,
+        operation: Operation,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let start = Instant::now();
+        let result = match &self.engine {
             Engine::Sqlite(_) => work.await,
             Engine::Postgres(_) => {
                 tokio::time::timeout(self.patience, work).await.unwrap_or(Err(StoreError::TimedOut))
             }
-        }
+        };
+        self.metrics.done(operation, start, result.as_ref().err().map(StoreError::reason));
+        result
+    }
+
+    /// Lets `metrics` show how the database does.
+    pub(crate) fn show(&self, metrics: &Metrics) {
+        self.metrics.show(metrics);
     }
 }
 
