@@ -15,8 +15,11 @@ pub use crate::http::fuzz::rest_body;
 pub use crate::tunnel::fuzz::{bson_control, dest_policy, operator_body, state_file, ws_frames};
 pub use tokens::{base64url, claim_path, json_strict, jwks, token};
 
+/// What takes any bytes.
+pub type Target = fn(&[u8]);
+
 /// Every target by the name of its folder.
-pub const TARGETS: [(&str, fn(&[u8])); 12] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("base64url", base64url),
     ("bson_control", bson_control),
     ("claim_path", claim_path),
