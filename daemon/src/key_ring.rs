@@ -5,6 +5,7 @@
 //! key that a verifier cannot find, whenever the process ends.
 
 mod given;
+mod overview;
 mod plan;
 mod shared;
 
@@ -31,6 +32,7 @@ use crate::store::{Store, StoreError};
 use plan::{Entry, Plan, Request, plan};
 use shared::SharedKeys;
 
+pub use overview::KeyOverview;
 pub use shared::{SharedError, encryption_key_file};
 
 /// What the ring needs to know.

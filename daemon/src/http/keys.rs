@@ -1,22 +1,27 @@
 //! `POST /register_key`, `POST /is_key_registered` and `POST /list_keys`, for administrators.
 
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use serde::Serialize;
 use serde_json::json;
 use tracing::info;
 
 use super::answer::{ApiError, Done, answer, done};
 use super::{App, Peer, body};
-use crate::store::{KeyHash, KeyPage};
+use crate::store::{KeyHash, KeyPage, StoredKey};
 
 /// Shorter keys can be guessed: 22 characters of base64 are 128 bits.
 const WEAK_KEY: usize = 22;
+
+pub(super) fn is_weak(key: &str) -> bool {
+    key.chars().count() < WEAK_KEY
+}
 
 pub(super) async fn register_key(
     State(app): State<Arc<App>>,
@@ -30,7 +35,7 @@ pub(super) async fn register_key(
         fields.finish(key.zip(identifier).zip(rotates))?
     };
     let hash = KeyHash::of(key.expose());
-    let is_weak = key.expose().chars().count() < WEAK_KEY;
+    let is_weak = is_weak(key.expose());
     drop(key);
     let now = app.clock.now();
     let registration = app
@@ -107,17 +112,30 @@ pub(super) async fn list_keys(
                 "expires_at": expires_at.map_or(0, |time| time.as_secs()),
                 "rotates": key.rotates,
                 "asserted": key.asserted,
-                "state": if key.revoked {
-                    "revoked"
-                } else if key.expires_at <= now {
-                    "expired"
-                } else {
-                    "valid"
-                },
+                "state": KeyState::of(key, now),
             })
         })
         .collect();
     let is_full = i64::try_from(found.len()).is_ok_and(|count| count == LIMIT);
     let next = found.last().filter(|_| is_full).map(|key| key.id);
     Ok(answer(StatusCode::OK, &json!({"keys": keys, "next": next})))
+}
+
+/// Whether a client gets tokens for a key.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum KeyState {
+    Valid,
+    Expired,
+    Revoked,
+}
+
+impl KeyState {
+    pub(super) fn of(key: &StoredKey, now: SystemTime) -> Self {
+        match key {
+            StoredKey { revoked: true, .. } => Self::Revoked,
+            key if key.expires_at <= now => Self::Expired,
+            _ => Self::Valid,
+        }
+    }
 }

@@ -8,14 +8,17 @@ mod answer;
 mod authenticate;
 mod body;
 mod caller;
+mod import;
 mod jwks;
 mod keys;
 pub mod limits;
 mod oauth;
+mod prune;
 mod refresh;
 mod revoke;
 mod rotate;
 pub mod serve;
+mod show;
 mod validate;
 
 use std::net::IpAddr;
@@ -113,8 +116,11 @@ pub fn router(app: Arc<App>, routes: Routes) -> Router {
     if routes != Routes::Public && app.settings.internal_api {
         let internal = Router::new()
             .route(&path("/register_key"), post(keys::register_key))
+            .route(&path("/register_keys"), post(import::register_keys))
             .route(&path("/is_key_registered"), post(keys::is_key_registered))
             .route(&path("/list_keys"), post(keys::list_keys))
+            .route(&path("/show_key"), post(show::show_key))
+            .route(&path("/prune_keys"), post(prune::prune_keys))
             .route(&path("/revoke_key"), post(revoke::revoke_key))
             .route(&path("/revoke_token"), post(revoke::revoke_token))
             .route(&path("/rotate_signing_key"), post(rotate::rotate_signing_key))
