@@ -67,7 +67,7 @@ impl Store {
         }
         self.patiently(async {
             let mut reader = self.reader().await?;
-            Ok(stale.found(select(&mut reader.connection(), &stale, false).await?))
+            Ok(stale.carry_out(&mut reader.connection()).await?)
         })
         .await
     }
@@ -95,37 +95,23 @@ macro_rules! stale_keys {
     };
 }
 
-async fn select(
-    connection: &mut Connection<'_>,
-    stale: &Stale,
-    to_delete: bool,
-) -> Result<Vec<StaleRow>, sqlx::Error> {
-    // Nobody extends a key, or issues a token for it, between this and its deletion. SQLite has one writer.
-    let query = match connection {
-        Connection::Postgres(_) if to_delete => stale_keys!(" FOR UPDATE"),
-        _ => stale_keys!(""),
-    };
-    on!(connection, c => sqlx::query_as(query)
-        .bind(stale.after)
-        .bind(Time(stale.before))
-        .bind(Time(stale.now))
-        .bind(stale.revoked)
-        .bind(stale.keep_refreshing)
-        .bind(stale.limit)
-        .fetch_all(c))
-}
-
 impl Change for Stale {
     type Output = Pruned;
 
     async fn apply(&self, connection: &mut Connection<'_>) -> Result<Pruned, sqlx::Error> {
+        self.carry_out(connection).await
+    }
+}
+
+impl Stale {
+    async fn carry_out(&self, connection: &mut Connection<'_>) -> Result<Pruned, sqlx::Error> {
         const TOKENS: &str = "DELETE FROM refresh_tokens WHERE key_id = $1";
         const KEY: &str = "DELETE FROM keys WHERE id = $1";
         if !self.shared && super::form_in(connection).await? == TokenForm::Clear {
             return Ok(Pruned::Shared);
         }
-        let rows = select(connection, self, true).await?;
-        for row in &rows {
+        let rows = self.select(connection).await?;
+        for row in rows.iter().filter(|_| !self.dry_run) {
             for statement in [TOKENS, KEY] {
                 on!(&mut *connection, c => async {
                     sqlx::query(statement).bind(row.id).execute(c).await.map(drop)
@@ -134,9 +120,23 @@ impl Change for Stale {
         }
         Ok(self.found(rows))
     }
-}
 
-impl Stale {
+    async fn select(&self, connection: &mut Connection<'_>) -> Result<Vec<StaleRow>, sqlx::Error> {
+        // Nobody extends a key, or issues a token for it, between this and its deletion. SQLite has one writer.
+        let query = match connection {
+            Connection::Postgres(_) if !self.dry_run => stale_keys!(" FOR UPDATE"),
+            _ => stale_keys!(""),
+        };
+        on!(connection, c => sqlx::query_as(query)
+            .bind(self.after)
+            .bind(Time(self.before))
+            .bind(Time(self.now))
+            .bind(self.revoked)
+            .bind(self.keep_refreshing)
+            .bind(self.limit)
+            .fetch_all(c))
+    }
+
     fn found(&self, rows: Vec<StaleRow>) -> Pruned {
         let is_full = i64::try_from(rows.len()).is_ok_and(|count| count >= self.limit);
         let next = rows.last().filter(|_| is_full).map(|row| row.id);
