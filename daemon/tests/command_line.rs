@@ -1,31 +1,18 @@
 //! `jwtunnel` without a daemon: keys and tokens made and judged offline, help, and mistakes in arguments.
 
+mod issuer_harness;
+
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use issuer_harness::jwtunnel_in;
 use serde_json::{Value, json};
 
 /// Runs `jwtunnel` in `folder` with `input` on its standard input: (exit code, stdout, stderr).
 fn run(folder: &tempfile::TempDir, arguments: &[&str], input: &str) -> (i32, String, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_jwtunnel"))
-        .args(arguments)
-        .current_dir(folder.path())
-        .env_remove("JWTUNNEL_INTERNAL")
-        .env_remove("JWTUNNEL_LOG")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Fails when the program ends before it reads, which its answer tells.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    jwtunnel_in(folder.path(), arguments, input)
 }
 
 /// The standard output of a run that succeeds.

@@ -3,8 +3,8 @@
 
 pub(crate) mod issuer_harness;
 
-use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -32,6 +32,21 @@ fn told(daemon: &Daemon, arguments: &[&str], input: &str) -> Value {
     let (code, out, err) = run(daemon, &[arguments, &["--json"]].concat(), input);
     assert_eq!(code, 0, "{arguments:?}: {err}");
     serde_json::from_str(&out).unwrap()
+}
+
+/// As [`run`], on a terminal: (exit code, all that is seen there).
+fn on_terminal(daemon: &Daemon, arguments: &str, input: &str) -> (i32, String) {
+    let program = env!("CARGO_BIN_EXE_jwtunnel");
+    let command = format!("{program} {arguments} --server http://{}", daemon.internal);
+    let mut script = Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    script.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = script.wait_with_output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
 }
 
 fn write(daemon: &Daemon, name: &str, text: &str) -> PathBuf {
@@ -62,7 +77,7 @@ fn fleet(lines: u128) -> String {
         let key =
             if number % 3 == 0 { String::new() } else { format!("key-of-a-device-{number:09}") };
         let rotate = if number % 5 == 0 { "true" } else { "" };
-        writeln!(text, "{},{key},{rotate}", Uuid::from_u128(number)).unwrap();
+        text.push_str(&format!("{},{key},{rotate}\n", Uuid::from_u128(number)));
     }
     text
 }
@@ -431,6 +446,29 @@ async fn keys_are_pruned_in_small_steps_until_none_is_left() {
     }
     assert_eq!(told(&daemon, &["keys", "prune", "--older-than", "0s", "--yes"], "")["keys"], 450);
     assert!(keys(&daemon).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_terminal_shows_a_bar_and_is_asked_before_keys_are_deleted() {
+    let daemon = Daemon::start(Options::issuer("key_lifetime = \"1s\"")).await;
+    let file = write(&daemon, "fleet.csv", &format!("key,identifier\na,{U}\nb,{U}\n"));
+    let (code, seen) = on_terminal(&daemon, &format!("keys import {}", file.display()), "");
+    assert_eq!(code, 0, "{seen}");
+    let bar = format!("\r\u{1b}[K[{}] 0 of 2 lines, 0 %\r\u{1b}[K", " ".repeat(30));
+    assert!(seen.contains(&bar) && seen.contains("registered: 2"), "{seen:?}");
+    let prune = ["keys", "prune", "--older-than", "0s", "--dry-run"];
+    let deadline = Instant::now() + PATIENCE;
+    while told(&daemon, &prune, "")["keys"] != 2 {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for (answer, code, left) in [("\n", 1, 2), ("n\n", 1, 2), ("y\n", 0, 0)] {
+        let (ended, seen) = on_terminal(&daemon, "keys prune --older-than 0s", answer);
+        assert_eq!(ended, code, "{seen}");
+        assert!(seen.contains("Delete 2 keys and their refresh tokens, for good? [y/N]"), "{seen}");
+        assert_eq!(seen.contains("nothing was deleted"), code == 1, "{seen}");
+        assert_eq!(keys(&daemon).await.len(), left);
+    }
 }
 
 /// The rotation holds, and must not be done once more: the answer says what is left, by which command.
