@@ -8,16 +8,19 @@ mod answer;
 mod authenticate;
 mod body;
 mod caller;
+mod import;
 mod jwks;
 mod keys;
 pub mod limits;
 mod oauth;
 pub(crate) mod openapi;
 pub(crate) mod pages;
+mod prune;
 mod refresh;
 mod revoke;
 mod rotate;
 pub mod serve;
+mod show;
 mod validate;
 
 use std::net::IpAddr;
@@ -157,8 +160,11 @@ fn metadata() -> Endpoint<Arc<App>> {
 fn internal() -> Vec<Endpoint<Arc<App>>> {
     vec![
         post("/register_key", keys::register_key),
+        post("/register_keys", import::register_keys),
         post("/is_key_registered", keys::is_key_registered),
         post("/list_keys", keys::list_keys),
+        post("/show_key", show::show_key),
+        post("/prune_keys", prune::prune_keys),
         post("/revoke_key", revoke::revoke_key),
         post("/revoke_token", revoke::revoke_token),
         post("/rotate_signing_key", rotate::rotate_signing_key),
