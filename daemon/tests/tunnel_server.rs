@@ -190,10 +190,9 @@ async fn the_configured_list_holds_a20_a21() {
 async fn rules_decide_by_caller_d14_e5() {
     let rule = |identifier: &str, destinations: &[&str], binds: &[&str]| Rule {
         identifier: Some(identifier.into()),
-        claim: None,
-        value: None,
         destinations: destinations.iter().map(|text| (*text).to_owned()).collect(),
         reverse_binds: binds.iter().map(|text| (*text).to_owned()).collect(),
+        ..Rule::default()
     };
     let port = echo().await;
     let rules = [

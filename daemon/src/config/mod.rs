@@ -212,7 +212,7 @@ pub struct Netunnel {
 }
 
 /// One `[[netunnel.rule]]`: every rule that matches a caller adds to what it may do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
     /// The caller's identifier, or `*`.
     pub identifier: Option<String>,
@@ -222,8 +222,12 @@ pub struct Rule {
     pub value: Option<String>,
     /// Where forward tunnels may lead.
     pub destinations: Vec<String>,
+    /// Where that is written, for whoever finds a mistake in it.
+    pub destinations_at: Place,
     /// Where reverse tunnels may be entered.
     pub reverse_binds: Vec<String>,
+    /// Where that is written.
+    pub reverse_binds_at: Place,
 }
 
 /// A configuration and how it came about.
@@ -451,7 +455,9 @@ fn read_netunnel(reader: &mut Reader<'_>, data: &Path, leeway: Duration) -> Netu
             claim: table.take("claim", None),
             value: table.take("value", None),
             destinations: table.take("destinations", Vec::new()),
+            destinations_at: table.place_of("destinations"),
             reverse_binds: table.take("reverse_binds", Vec::new()),
+            reverse_binds_at: table.place_of("reverse_binds"),
         };
         let by_identifier = rule.identifier.is_some();
         if by_identifier == rule.claim.is_some() || rule.claim.is_some() != rule.value.is_some() {

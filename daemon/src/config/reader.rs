@@ -388,6 +388,14 @@ impl TableReader<'_, '_> {
         })
     }
 
+    /// Where `key` is written; without it, where the table is.
+    pub(super) fn place_of(&self, key: &str) -> Place {
+        self.table.get(key).map_or_else(
+            || self.place.clone(),
+            |value| Place::File(self.path.into(), line_of(self.text, value.span().start)),
+        )
+    }
+
     /// A problem of the table as a whole.
     pub(super) fn problem(&mut self, text: &str) {
         self.problems.push(Problem {

@@ -287,11 +287,30 @@ fn netunnels_variables_replace_defaults_of_the_state_file() {
     let text = errors("", &[("NETUNNEL_PEERS", "[hunter2")]);
     assert!(text.contains("NETUNNEL_PEERS") && text.contains("JSON"), "{text}");
     assert!(!text.contains("hunter2"), "{text}");
-    let key = ("NETUNNEL_SECRET_KEY", "hunter2");
+    // 32 zero bytes.
+    let fernet = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let key = ("NETUNNEL_SECRET_KEY", fernet);
     let loaded = parse("[netunnel]\nstate_file = \"/x/n.json\"\n", &[key]).unwrap();
-    assert!(!format!("{loaded:?}").contains("hunter2"));
-    assert_eq!(loaded.config.netunnel.secret_key.unwrap().expose(), "hunter2");
+    assert!(!format!("{loaded:?}").contains(fernet));
+    assert_eq!(loaded.config.netunnel.secret_key.unwrap().expose(), fernet);
     assert_eq!(loaded.config.netunnel.secret_key_file, Path::new("/x/n.key"));
+}
+
+#[test]
+fn a_secret_key_that_is_none_is_told_with_its_place_and_never_shown() {
+    for (text, variables, place) in [
+        ("[netunnel]\n\nsecret_key = \"hunter2\"\n", None, "t.toml:3: [netunnel] secret_key: "),
+        ("", Some(("JWTUNNEL_NETUNNEL_SECRET_KEY", "hunter2")), "environment variable JWTUNNEL_"),
+        (
+            "",
+            Some(("NETUNNEL_SECRET_KEY", "hunter2")),
+            "environment variable NETUNNEL_SECRET_KEY: ",
+        ),
+    ] {
+        let error = errors(text, variables.as_slice());
+        assert!(error.starts_with(place) && error.contains("expected a Fernet key: 32"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
 }
 
 #[test]

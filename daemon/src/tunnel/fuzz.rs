@@ -57,10 +57,9 @@ pub fn dest_policy(data: &[u8]) {
     let own: [SocketAddr; 2] = [([127, 0, 0, 1], 5051).into(), ([0, 0, 0, 0], 4040).into()];
     let rule = Rule {
         identifier: Some("*".into()),
-        claim: None,
-        value: None,
         destinations: vec![destination.into()],
         reverse_binds: vec![bind.into()],
+        ..Rule::default()
     };
     let listed = Policy::from_allowed_destinations(&[(address.into(), bind.into())].into());
     for (policy, is_literal) in [

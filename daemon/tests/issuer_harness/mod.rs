@@ -357,9 +357,15 @@ fn part(token: &str, index: usize) -> Value {
 
 /// Runs `jwtunnel` with `input` on its standard input: (exit code, stdout, stderr).
 pub fn jwtunnel(arguments: &[&str], input: &str) -> (i32, String, String) {
+    jwtunnel_in(Path::new("."), arguments, input)
+}
+
+/// As [`jwtunnel`], in a folder where it finds and leaves files.
+pub fn jwtunnel_in(folder: &Path, arguments: &[&str], input: &str) -> (i32, String, String) {
     use std::io::Write as _;
     let mut child = Command::new(env!("CARGO_BIN_EXE_jwtunnel"))
         .args(arguments)
+        .current_dir(folder)
         .env_remove("JWTUNNEL_INTERNAL")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -34,10 +34,9 @@ fn rule(identifier: &str, destinations: &[&str], reverse_binds: &[&str]) -> Rule
     let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
     Rule {
         identifier: Some(identifier.into()),
-        claim: None,
-        value: None,
         destinations: texts(destinations),
         reverse_binds: texts(reverse_binds),
+        ..Rule::default()
     }
 }
 
@@ -224,11 +223,7 @@ fn entrances_are_what_the_rules_name_w7() {
 #[test]
 fn what_cannot_be_read_is_named_with_its_rule() {
     for (destination, bind, text) in [
-        (
-            "10.0.0.1",
-            "",
-            "[[netunnel.rule]] number 2, destinations: \"10.0.0.1\": expected HOST:PORT",
-        ),
+        ("10.0.0.1", "", "[[netunnel.rule]] destinations: \"10.0.0.1\": expected HOST:PORT"),
         ("10.0.0.1:0", "", "destinations: \"10.0.0.1:0\""),
         ("10.0.0.1:9-8", "", "destinations: \"10.0.0.1:9-8\""),
         ("10.0.0.0/33:1", "", "destinations: \"10.0.0.0/33:1\""),
