@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use system_tests::{Client, Daemon, Gateway, NginxBuilder, ask, built, get, within};
+use system_tests::{Client, Daemon, Gateway, NginxBuilder, ask, built, get, size, within};
 
 /// The daemon with variables of its environment, behind nginx.
 fn gateway(environment: &[(&str, &str)]) -> Gateway {
@@ -59,7 +59,7 @@ fn published(file: &Path) -> Vec<String> {
 /// next one goes on from there.
 #[test]
 fn f1_killed_while_keys_rotate_no_token_loses_its_key() {
-    const KILLS: u64 = 25;
+    let kills: u64 = size(25, 500);
     let mut gateway = gateway(&[
         ("JWTUNNEL_KEYS_ALGORITHM", "ES256"),
         ("JWTUNNEL_JWTHENTICATOR_JWT_LIFETIME", "60s"),
@@ -70,7 +70,7 @@ fn f1_killed_while_keys_rotate_no_token_loses_its_key() {
     let client = gateway.daemon.register();
     // One token of each key, with the time at which it expires.
     let mut ledger: BTreeMap<String, (String, Instant)> = BTreeMap::new();
-    for kill in 0..KILLS {
+    for kill in 0..kills {
         let issued =
             token(&gateway.daemon, &client).expect("a token of the daemon that just started");
         let expires = Instant::now() + Duration::from_secs(60);
@@ -112,7 +112,7 @@ fn f1_killed_while_keys_rotate_no_token_loses_its_key() {
 /// whether it is new or of a key before.
 #[test]
 fn f9_keys_that_rotate_under_load_cost_no_request() {
-    const ROTATIONS: usize = 3;
+    let rotations = size(3, 180);
     let gateway = gateway(&[
         ("JWTUNNEL_JWTHENTICATOR_JWT_LIFETIME", "300s"),
         ("JWTUNNEL_KEYS_ROTATE_EVERY", "10s"),
@@ -141,8 +141,8 @@ fn f9_keys_that_rotate_under_load_cost_no_request() {
             });
         }
         // Each token is used at once, as the client of a new key does. Ends in any case, for the scope waits for the rest.
-        let deadline = Instant::now() + Duration::from_secs(90);
-        while tokens.lock().expect("tokens").len() <= ROTATIONS && Instant::now() < deadline {
+        let deadline = Instant::now() + Duration::from_secs(size(90, 2_400));
+        while tokens.lock().expect("tokens").len() <= rotations && Instant::now() < deadline {
             let token = gateway.token(&client);
             let status = gateway.nginx.get_with("/", &token).status;
             if status != 200 {
@@ -154,7 +154,7 @@ fn f9_keys_that_rotate_under_load_cost_no_request() {
     });
     let refused = refused.into_inner().expect("refused");
     assert!(refused.is_empty(), "{} of {asked:?}: {refused:?}", refused.len());
-    assert!(tokens.into_inner().expect("tokens").len() > ROTATIONS, "the keys did not rotate");
+    assert!(tokens.into_inner().expect("tokens").len() > rotations, "the keys did not rotate");
 }
 
 /// Another process that keeps an SQLite database locked for writing until it is dropped.
