@@ -50,7 +50,7 @@ test: ## all tests, with nginx in Docker (NGINX=host: the installed nginx)
 	@$(MAKE) --no-print-directory build PROFILE=quick
 	@scripts/test.sh
 
-test-long: ## the tunnels' faults at the whole size of their requirements (takes hours; ONLY=f24,…)
+test-long: ## faults at the whole size of their requirements (takes hours; ONLY=f24,…)
 	@NGINX=host scripts/packages.sh test
 	@$(MAKE) --no-print-directory build PROFILE=quick
 	@ONLY=$(ONLY) scripts/test-long.sh

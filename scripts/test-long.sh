@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The tests of the tunnels' faults, as they are but with the numbers of their requirements: an hour of silence on ten
-# thousand connections, 720,000 short ones, 1 GiB under loss. `make test-long` calls it.
+# The tests of faults, as they are but with the numbers of their requirements: an hour of silence on ten thousand
+# connections, 720,000 short ones, 1 GiB under loss, half an hour of rotations, 500 kills. `make test-long` calls it.
 #
 #   ONLY=f24,f28 scripts/test-long.sh      only tests whose name holds one of these words
 #
@@ -19,6 +19,6 @@ IFS=, read -ra words <<<"${ONLY:-}"
 status=0
 cargo test --locked --profile quick --no-fail-fast -p jwtunnel --test tunnel_close \
     -- --test-threads 1 "${words[@]}" || status=1
-cargo test --locked --profile quick --no-fail-fast -p system-tests --test tunnel_faults \
+cargo test --locked --profile quick --no-fail-fast -p system-tests --test tunnel_faults --test issuer_faults \
     -- --test-threads 1 "${words[@]}" || status=1
 exit "$status"
