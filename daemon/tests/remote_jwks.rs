@@ -73,7 +73,7 @@ impl Fetching {
     }
 
     fn status(&self) -> Value {
-        self.keys.status()[0].clone()
+        serde_json::to_value(&self.keys.status()[0]).unwrap()
     }
 
     fn error(&self) -> String {

@@ -152,7 +152,7 @@ async fn a_remote_caller_has_channels_of_its_own() {
         assert_eq!(bench.send("POST", &tunnels, stranger, &wish).await.status, 404);
         assert_eq!(bench.send("POST", &tunnels, owner, &wish).await.status, 200);
     }
-    let status = bench.server.status();
+    let status = serde_json::to_value(bench.server.status()).unwrap();
     let names: Vec<_> =
         status["identities"].as_array().unwrap().iter().map(|i| &i["identifier"]).collect();
     assert!(names.contains(&&json!("corp:alice")) && names.contains(&&json!("alice")), "{status}");
@@ -162,14 +162,8 @@ async fn a_remote_caller_has_channels_of_its_own() {
 async fn rules_name_remote_callers_one_by_one_all_together_or_by_their_claims() {
     let (ours, theirs, others) = (key(), key(), key());
     let ports = [echo().await, echo().await, echo().await, echo().await, echo().await];
-    let to = |port: u16| Rule {
-        identifier: None,
-        claim: None,
-        value: None,
-        remote: None,
-        destinations: vec![format!("127.0.0.1:{port}")],
-        reverse_binds: Vec::new(),
-    };
+    let to =
+        |port: u16| Rule { destinations: vec![format!("127.0.0.1:{port}")], ..Rule::default() };
     let named = |name: &str, port| Rule { identifier: Some(name.into()), ..to(port) };
     let ops = |remote: Option<&str>, port| Rule {
         claim: Some("role".into()),

@@ -208,14 +208,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// As [`Reader::later_section`] for a variable of the original services.
-    pub(super) fn later_variable(&mut self, name: &'static str, remedy: &str) {
-        if self.environment.contains_key(name) {
-            let text = format!("not available yet; {remedy}");
-            self.problem_at_variable(name, text);
-        }
-    }
-
     /// The tables of `[[section.key]]`: what `read` makes of each. They stand in the file only.
     pub(super) fn tables<T>(
         &mut self,
@@ -411,28 +403,28 @@ impl TableReader<'_, '_> {
             })
         });
         let value = value.and_then(Result::ok).unwrap_or(default);
+        let is_set = self.table.contains_key(key);
         self.effective.push(Effective {
             section: self.name.to_owned(),
             table: Some(self.number),
             key,
             value: value.show(),
-            place: self.place_of(key),
+            place: if is_set { self.place_of(key) } else { Place::Default },
         });
         value
     }
 
-    fn place_of(&self, key: &str) -> Place {
-        self.table.get(key).map_or(Place::Default, |value| {
-            Place::File(self.path.into(), line_of(self.text, value.span().start))
-        })
+    /// Where `key` is written; without it, where the table is.
+    pub(super) fn place_of(&self, key: &str) -> Place {
+        self.table.get(key).map_or_else(
+            || self.place.clone(),
+            |value| Place::File(self.path.into(), line_of(self.text, value.span().start)),
+        )
     }
 
     /// A problem of one key, whose value is not repeated; of the table if the key is not there.
     pub(super) fn problem_of(&mut self, key: &str, text: String) {
-        let place = match self.place_of(key) {
-            Place::Default => self.place.clone(),
-            place => place,
-        };
+        let place = self.place_of(key);
         self.problems.push(Problem { place, subject: format!("{} {key}", self.title), text });
     }
 

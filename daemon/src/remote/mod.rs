@@ -18,12 +18,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jwt_core::JwkSet;
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use utoipa::ToSchema;
 
 use crate::auth::RemoteIssuer;
 use crate::clock::Clock;
@@ -77,11 +78,32 @@ struct RemoteKeySet {
     report: Mutex<Report>,
 }
 
-/// What a status page tells. Times are Unix seconds.
-#[derive(Debug, Default)]
+/// Another issuer on the status page.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct RemoteStatus {
+    name: String,
+    /// Where its keys, or its discovery document, are fetched.
+    url: String,
+    /// Where they are kept for nginx.
+    file: String,
+    /// Whether its tokens open tunnels.
+    tunnels: bool,
+    /// How many keys are in force.
+    keys: usize,
+    #[serde(flatten)]
+    report: Report,
+}
+
+/// What became of the fetches. Times are Unix seconds.
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 struct Report {
+    /// When the keys were fetched, or found unchanged; null before the first time since the start.
+    #[schema(required)]
     last_success: Option<i64>,
+    #[schema(required)]
     next_fetch: Option<i64>,
+    /// Why the last fetch failed; null if it did not.
+    #[schema(required)]
     error: Option<String>,
 }
 
@@ -174,7 +196,7 @@ impl RemoteKeys {
     }
 
     /// For a status page.
-    pub fn status(&self) -> Value {
+    pub fn status(&self) -> Vec<RemoteStatus> {
         self.remotes.iter().map(|set| set.status()).collect()
     }
 }
@@ -307,18 +329,15 @@ impl RemoteKeySet {
         );
     }
 
-    fn status(&self) -> Value {
-        let report = self.report();
-        json!({
-            "name": self.remote.name,
-            "url": self.remote.source.url().as_str(),
-            "file": self.file.path(),
-            "tunnels": self.remote.tunnels,
-            "keys": self.live.load().len(),
-            "last_success": report.last_success,
-            "next_fetch": report.next_fetch,
-            "error": report.error,
-        })
+    fn status(&self) -> RemoteStatus {
+        RemoteStatus {
+            name: self.remote.name.clone(),
+            url: self.remote.source.url().to_string(),
+            file: self.file.path().display().to_string(),
+            tunnels: self.remote.tunnels,
+            keys: self.live.load().len(),
+            report: self.report().clone(),
+        }
     }
 
     fn report(&self) -> MutexGuard<'_, Report> {
