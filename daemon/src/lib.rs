@@ -8,6 +8,7 @@
 pub mod atomic_file;
 pub mod auth;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod http;
@@ -15,6 +16,7 @@ pub mod issuer;
 pub mod jwks_file;
 pub mod key_ring;
 pub mod logging;
+mod pause;
 pub mod revocation;
 pub mod secret;
 pub mod shutdown;
@@ -130,7 +132,7 @@ pub async fn run(
     let revocations = RevocationList::open(store.clone(), file, standard_claims).await?;
     let revocations = Arc::new(revocations);
     let auth = authenticator(&config, &ring, clock.clone())?.with_revocations(revocations.live());
-    let operator = Operator::start(&config.netunnel, &tunnels)?;
+    let operator = Operator::start(&config.netunnel, &tunnels).await?;
     // Channels that are opened on the internal listener are a world of their own, with one caller.
     let by_operator = Authenticator::new(Mode::Operator, config.netunnel.leeway, clock.clone())?;
     let internal_tunnels = Server::new(tunnels.clone(), by_operator);

@@ -156,7 +156,7 @@ pub struct Args {
 /// [`crate::tunnel::client::ClientError`] if the first try fails, or a later one for good.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     start_logging(args.debug);
-    let wanted = match Wanted::read(&args) {
+    let wanted = match Wanted::read(&args).await {
         Ok(wanted) => wanted,
         Err(text) => return Ok(usage_error(&text)),
     };
@@ -223,9 +223,13 @@ mod tests {
         Line::parse_from(line.split_whitespace()).args
     }
 
+    async fn read(line: &str) -> Result<Wanted, String> {
+        Wanted::read(&parse(line)).await
+    }
+
     /// The command lines of the original's README work unchanged.
-    #[test]
-    fn the_originals_flags_are_taken() {
+    #[tokio::test]
+    async fn the_originals_flags_are_taken() {
         let args = parse(
             "jwtunnel -s https://h/netunnel --local-address 127.0.0.1 --local-port 8080 --remote-address 10.0.0.1 \
              --remote-port 80 --no-ssl-validate --proxy-url http://p:1 --proxy-username u --proxy-password p",
@@ -233,34 +237,36 @@ mod tests {
         assert_eq!(args.server.as_deref(), Some("https://h/netunnel"));
         assert_eq!((args.local_port, args.remote_port), (Some(8080), Some(80)));
         assert!(args.insecure && !args.reverse);
-        assert_eq!(Wanted::read(&args).map(|wanted| wanted.tunnels.len()).ok(), Some(1));
+        assert_eq!(Wanted::read(&args).await.ok().unwrap().tunnels.len(), 1);
         assert!(parse("jwtunnel -r --local-port 22").reverse);
         let data = r#"jwtunnel --auth-plugin netunnel_jwthenticator.JWThenticatorAuthClient --auth-data {"key":"k"}"#;
-        assert!(Wanted::read(&parse(data)).is_ok());
-        let other = Wanted::read(&parse(r#"jwtunnel --auth-plugin a.B --auth-data {"x":"k"}"#));
+        assert!(read(data).await.is_ok());
+        let other = read(r#"jwtunnel --auth-plugin a.B --auth-data {"x":"k"}"#).await;
         assert!(other.err().unwrap().contains("--auth-plugin a.B"));
     }
 
-    #[test]
-    fn mistakes_are_told_with_their_place() {
-        let error = |line: &str| Wanted::read(&parse(line)).err().unwrap();
-        assert_eq!(error("jwtunnel -r"), "--local-port is required for reverse tunnel");
-        assert!(error("jwtunnel --client-cert a").contains("--client-key"));
-        assert!(error("jwtunnel --key-file /nonexistent").starts_with("--key-file /nonexistent: "));
-        assert!(error("jwtunnel -s ftp://h").contains("expected http://"));
-        assert!(error("jwtunnel --proxy-url http://p --proxy-username u").contains("both"));
+    #[tokio::test]
+    async fn mistakes_are_told_with_their_place() {
+        let error = async |line: &str| read(line).await.err().unwrap();
+        assert_eq!(error("jwtunnel -r").await, "--local-port is required for reverse tunnel");
+        assert!(error("jwtunnel --client-cert a").await.contains("--client-key"));
+        let missing = error("jwtunnel --key-file /nonexistent").await;
+        assert!(missing.starts_with("--key-file /nonexistent: "));
+        assert!(error("jwtunnel -s ftp://h").await.contains("expected http://"));
+        assert!(error("jwtunnel --proxy-url http://p --proxy-username u").await.contains("both"));
         assert!(Line::try_parse_from(["jwtunnel", "-L", "1:2"]).is_err());
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.toml");
-        let with = |text: &str| {
+        let with = async |text: &str| {
             std::fs::write(&path, text).unwrap();
-            Wanted::read(&parse(&format!("jwtunnel --config {}", path.display())))
+            read(&format!("jwtunnel --config {}", path.display())).await
         };
-        let wrong = with("server = \"http://h\"\nforwards = []\n").err().unwrap();
+        let wrong = with("server = \"http://h\"\nforwards = []\n").await.err().unwrap();
         assert!(wrong.contains("t.toml: line 2: unknown field `forwards`"), "{wrong}");
-        let wrong = with("forward = [\"x\"]\n").err().unwrap();
+        let wrong = with("forward = [\"x\"]\n").await.err().unwrap();
         assert!(wrong.contains("forward \"x\": expected [ADDRESS:]PORT"), "{wrong}");
         let wanted = with("forward = [\"1:h:2\", \"/s:h:2\"]\nreverse = [\"0:/s\"]\n")
+            .await
             .unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(wanted.tunnels.len(), 3);
     }

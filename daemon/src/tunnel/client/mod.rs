@@ -9,7 +9,8 @@
 //! # async fn example() -> Result<(), jwtunnel::tunnel::client::ClientError> {
 //! use jwtunnel::tunnel::client::{Connector, Credentials, Entrance, Trust};
 //!
-//! let connector = Connector::new("http://127.0.0.1:4040", &Trust::default(), Credentials::none())?;
+//! let trust = Trust::default();
+//! let connector = Connector::new("http://127.0.0.1:4040", &trust, Credentials::none()).await?;
 //! let client = connector.connect().await?;
 //! let entrance = Entrance::bind("127.0.0.1:8080".parse().unwrap()).await?;
 //! let tunnel = client.forward(&entrance, "127.0.0.1", 80).await?;
@@ -23,7 +24,6 @@ mod credentials;
 mod error;
 mod http;
 mod network;
-mod pause;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -51,10 +51,9 @@ use super::traffic::{Counts, Traffic};
 use super::transport::{WebSocket, control as control_websocket};
 use super::wire::{Message, MessageError};
 use crate::logging::Throttle;
-pub use credentials::{CredentialError, Credentials};
+pub use credentials::Credentials;
 pub use error::{Cause, ClientError};
 pub use network::{Network, Proxy, Trust};
-pub use pause::random_up_to;
 
 use http::Http;
 
@@ -131,21 +130,25 @@ impl Connector {
     ///
     /// # Errors
     /// [`ClientError::Url`], [`ClientError::CaFile`] or [`ClientError::Tls`]; nothing is sent yet.
-    pub fn new(server: &str, trust: &Trust, credentials: Credentials) -> Result<Self, ClientError> {
+    pub async fn new(
+        server: &str,
+        trust: &Trust,
+        credentials: Credentials,
+    ) -> Result<Self, ClientError> {
         let network = Network { trust: trust.clone(), ..Network::default() };
-        Self::through(server, &network, credentials)
+        Self::through(server, &network, credentials).await
     }
 
     /// The same on a certain way.
     ///
     /// # Errors
     /// As [`Connector::new`].
-    pub fn through(
+    pub async fn through(
         server: &str,
         network: &Network,
         credentials: Credentials,
     ) -> Result<Self, ClientError> {
-        let http = Arc::new(Http::new(server, network, credentials)?);
+        let http = Arc::new(Http::new(server, network, credentials).await?);
         Ok(Self { http, timings: Timings::default(), traffic: Arc::default() })
     }
 
