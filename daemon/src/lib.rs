@@ -7,6 +7,7 @@
 
 pub mod atomic_file;
 pub mod auth;
+mod bearer;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -24,6 +25,7 @@ pub mod signing_key;
 pub mod sockets;
 pub mod store;
 pub mod tunnel;
+pub mod verify;
 
 use std::io;
 use std::sync::Arc;
