@@ -75,7 +75,10 @@ enum Version {
 
 /// What a look has found.
 enum Found<T> {
+    /// The version that was seen last, good or bad.
     Same,
+    /// The version that is in force.
+    StillGood,
     New(T, Option<Version>),
 }
 
@@ -144,13 +147,14 @@ impl<T: Send + Sync + 'static> Watched<T> {
         match found {
             // As good or as bad as before.
             Ok(Found::Same) => return seen.fault.clone().map_or(Ok(()), Err),
+            Ok(Found::StillGood) => {
+                self.becomes_good(seen);
+                Ok(())
+            }
             Ok(Found::New(document, version)) => {
                 self.good.store(Some(Arc::new(document)));
                 seen.version = version;
-                if seen.fault.take().is_some() {
-                    tracing::info!(document = self.format.name, source = %self.source, "it is good again");
-                }
-                self.stale.store(false, Ordering::Relaxed);
+                self.becomes_good(seen);
                 Ok(())
             }
             Err(Fault(text, version)) => {
@@ -170,6 +174,13 @@ impl<T: Send + Sync + 'static> Watched<T> {
                 Err(text)
             }
         }
+    }
+
+    fn becomes_good(&self, seen: &mut Seen) {
+        if seen.fault.take().is_some() {
+            tracing::info!(document = self.format.name, source = %self.source, "it is good again");
+        }
+        self.stale.store(false, Ordering::Relaxed);
     }
 
     async fn read(&self, path: &Path, seen: Option<Version>) -> Result<Found<T>, Fault> {
@@ -205,8 +216,8 @@ impl<T: Send + Sync + 'static> Watched<T> {
         let mut response = request.send().await.map_err(failed)?;
         match response.status() {
             StatusCode::OK => {}
-            // An answer without a question, if no tag was sent; a bad version has none.
-            StatusCode::NOT_MODIFIED if seen.is_some() => return Ok(Found::Same),
+            // Only a good version's tag is kept, and sent.
+            StatusCode::NOT_MODIFIED if seen.is_some() => return Ok(Found::StillGood),
             status => return Err(Fault(format!("it answers {status}"), seen)),
         }
         let version = response.headers().get(ETAG).cloned().map(Version::Tagged);
@@ -246,5 +257,102 @@ impl std::fmt::Display for Source {
             Self::File(path) => path.display().fmt(f),
             Self::Url(url, _) => url.fmt(f),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use axum::Router;
+    use axum::http::HeaderMap;
+    use axum::response::IntoResponse as _;
+
+    use super::*;
+
+    const TEXT: Format<String> = Format {
+        name: "text",
+        limit: 8,
+        parse: |bytes| match bytes {
+            b"bad" => Err("it is bad".into()),
+            bytes if bytes.len() > 8 => Err("it is too large".into()),
+            bytes => Ok(String::from_utf8_lossy(bytes).into_owned()),
+        },
+    };
+
+    fn good(document: &Watched<String>) -> Option<String> {
+        document.good().map(|text| (*text).clone())
+    }
+
+    /// rel:K2, rel:K10.
+    #[tokio::test]
+    async fn the_last_good_version_of_a_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        let document = Watched::new(Source::File(path.clone()), TEXT);
+        assert!(document.look().await.unwrap_err().contains(path.to_str().unwrap()));
+        assert_eq!((good(&document), document.is_stale()), (None, true));
+        for (text, expected, stale) in [
+            ("one", "one", false),
+            ("one", "one", false),
+            ("bad", "one", true),
+            ("bad", "one", true),
+            ("far too long", "one", true),
+            ("two", "two", false),
+        ] {
+            crate::atomic_file::replace(&path, text.as_bytes(), 0o644).unwrap();
+            assert_eq!(document.look().await.is_err(), stale, "{text}");
+            // The same version again is as good or bad as it was.
+            assert_eq!(document.look().await.is_err(), stale, "{text}");
+            assert_eq!((good(&document).unwrap().as_str(), document.is_stale()), (expected, stale));
+        }
+        std::fs::remove_file(&path).unwrap();
+        document.look().await.unwrap_err();
+        std::fs::create_dir(&path).unwrap();
+        assert!(document.look().await.unwrap_err().contains("no regular file"));
+        assert_eq!((good(&document).unwrap().as_str(), document.is_stale()), ("two", true));
+    }
+
+    #[tokio::test]
+    async fn a_url_is_asked_for_what_is_new_and_its_last_good_version_stays() {
+        // What the server has now: status, tag, text.
+        let now = Arc::new(Mutex::new((200_u16, "\"1\"", "one".to_owned())));
+        let served = now.clone();
+        let answer = move |headers: HeaderMap| {
+            let (status, tag, text) = served.lock().unwrap().clone();
+            let same = headers.get(IF_NONE_MATCH).is_some_and(|sent| sent == tag);
+            let status = if same && status == 200 { 304 } else { status };
+            let body = if same { String::new() } else { text };
+            std::future::ready(
+                (StatusCode::from_u16(status).unwrap(), [(ETAG, tag)], body).into_response(),
+            )
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/jwks", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move {
+            axum::serve(listener, Router::new().route("/jwks", axum::routing::get(answer))).await
+        });
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let document = Watched::new(Source::Url(url, http), TEXT);
+        for (status, tag, text, expected, stale) in [
+            (200, "\"1\"", "one", "one", false),
+            // 304: the text of this answer is never read.
+            (200, "\"1\"", "bad", "one", false),
+            (500, "\"1\"", "", "one", true),
+            (200, "\"1\"", "bad", "one", false),
+            (200, "\"2\"", "bad", "one", true),
+            (200, "\"2\"", "bad", "one", true),
+            (200, "\"3\"", "far too long", "one", true),
+            (302, "\"3\"", "two", "one", true),
+            (200, "\"4\"", "two", "two", false),
+        ] {
+            *now.lock().unwrap() = (status, tag, text.to_owned());
+            assert_eq!(document.look().await.is_err(), stale, "{status} {tag} {text}");
+            assert_eq!((good(&document).unwrap().as_str(), document.is_stale()), (expected, stale));
+        }
+        // Whoever invents keys does not make us ask again and again.
+        *now.lock().unwrap() = (200, "\"5\"", "three".to_owned());
+        document.look_again().await;
+        assert_eq!(good(&document).unwrap(), "two");
     }
 }
