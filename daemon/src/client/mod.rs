@@ -263,7 +263,12 @@ async fn read_refresh_token(file: &Path) -> Result<Option<Secret>, TokenError> {
     let failed = |error| TokenError::File { file: file.to_owned(), source: Arc::new(error) };
     let text = match tokio::fs::read_to_string(file).await {
         Ok(text) => Zeroizing::new(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Now rather than when the first token has to be written.
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = tokio::fs::metadata(folder.unwrap_or(Path::new("."))).await;
+            return folder.map(|_| None).map_err(failed);
+        }
         Err(error) => return Err(failed(error)),
     };
     let mode = tokio::fs::metadata(file).await.map_err(failed)?.permissions().mode();
@@ -309,6 +314,9 @@ mod tests {
         let file = folder.path().join("refresh");
         let build = || Client::builder("http://h").refresh_token_file(&file).build();
         assert!(matches!(build().await, Err(TokenError::Nothing)));
+        let nowhere = folder.path().join("no/refresh");
+        let built = Client::builder("http://h").refresh_token_file(nowhere).build().await;
+        assert!(matches!(built, Err(TokenError::File { .. })));
         std::fs::write(&file, "hunter2\n").unwrap();
         let mode = |mode| std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
         mode(0o640);
