@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 const U: Uuid = Uuid::from_u128(0x7d2b_0d0c_8d7e_4a51_9f0c_3f1f_8f3f_4f11);
 
-/// `cargo test` builds the examples beside the folder of its test programs.
+/// `cargo test` builds the examples beside the folder of its test programs, unless it is told which targets to build.
 fn example(name: &str) -> PathBuf {
     let mut path = std::env::current_exe().unwrap();
     path.pop();

@@ -24,8 +24,8 @@ const FILE: Duration = Duration::from_secs(1);
 /// How often to ask a URL: new keys are announced for longer than that before they sign.
 const URL: Duration = Duration::from_secs(240);
 
-/// How soon at the earliest to ask a URL again: after a fault, and for a key that is not known. Whoever invents keys
-/// must not make us ask at every request.
+/// How soon at the earliest to ask a URL again: after a fault, and for one key that is not known after another. Whoever
+/// invents keys must not make us ask at every request.
 const URL_AGAIN: Duration = Duration::from_secs(10);
 
 /// Time for an answer of a URL.
@@ -63,6 +63,8 @@ pub(super) struct Watched<T> {
 struct Seen {
     version: Option<Version>,
     looked: Option<Instant>,
+    /// When a look was brought forward.
+    hurried: Option<Instant>,
     fault: Option<String>,
 }
 
@@ -110,7 +112,8 @@ impl<T: Send + Sync + 'static> Watched<T> {
         self.look_with(&mut seen).await
     }
 
-    /// Looks because something is not in the present version, unless somebody just did.
+    /// Looks because something is not in the present version; now and then only, as anybody can ask for what is in no
+    /// version.
     pub(super) async fn look_again(&self) {
         let asked = Instant::now();
         let mut seen = self.seen.lock().await;
@@ -118,10 +121,14 @@ impl<T: Send + Sync + 'static> Watched<T> {
             Source::File(_) => FILE,
             Source::Url(..) => URL_AGAIN,
         };
-        // Also while this one waited.
-        if seen.looked.is_none_or(|looked| looked < asked && looked.elapsed() >= pace) {
-            let _ = self.look_with(&mut seen).await;
+        // Somebody may have looked while this one waited.
+        if seen.looked.is_some_and(|looked| looked >= asked)
+            || seen.hurried.is_some_and(|hurried| hurried.elapsed() < pace)
+        {
+            return;
         }
+        seen.hurried = Some(asked);
+        let _ = self.look_with(&mut seen).await;
     }
 
     /// Follows the source for ever.
@@ -351,8 +358,10 @@ mod tests {
             assert_eq!((good(&document).unwrap().as_str(), document.is_stale()), (expected, stale));
         }
         // Whoever invents keys does not make us ask again and again.
-        *now.lock().unwrap() = (200, "\"5\"", "three".to_owned());
-        document.look_again().await;
-        assert_eq!(good(&document).unwrap(), "two");
+        for text in ["three", "four"] {
+            *now.lock().unwrap() = (200, "\"5\"", text.to_owned());
+            document.look_again().await;
+            assert_eq!(good(&document).unwrap(), "three");
+        }
     }
 }
