@@ -1,6 +1,7 @@
 //! Asks a service that wants a token: `client JWTHENTICATOR_URL KEY_FILE SERVICE_URL`.
 //!
 //! The key becomes a token, the token goes along with the request, and the answer is printed.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
 use std::env::args;
 use std::error::Error;

@@ -1,6 +1,7 @@
 //! A web service that only holders of a token can use: `protect JWKS_FILE [ADDRESS]`.
 //!
 //! It prints its URL. `/` tells the caller's identifier, `/claims` some of the token's claims.
+#![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
 use std::env::args;
 use std::error::Error;

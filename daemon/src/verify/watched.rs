@@ -153,7 +153,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
         seen.looked = Some(Instant::now());
         match found {
             // As good or as bad as before.
-            Ok(Found::Same) => return seen.fault.clone().map_or(Ok(()), Err),
+            Ok(Found::Same) => seen.fault.clone().map_or(Ok(()), Err),
             Ok(Found::StillGood) => {
                 self.becomes_good(seen);
                 Ok(())
