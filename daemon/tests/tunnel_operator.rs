@@ -217,7 +217,8 @@ async fn static_tunnels_survive_restarts_of_either_side() {
     let (from, to) = (folder.path().join("netunnel.json"), moved.path().join("netunnel.json"));
     std::fs::copy(from, to).unwrap();
     let again = Site::in_folder(moved, "auth = \"none\"").await;
-    eventually("the tunnel is online", || again.operator.status()[0]["state"] == "online").await;
+    eventually("the tunnel is online", || json!(again.operator.status())[0]["state"] == "online")
+        .await;
     carries(port).await;
     assert_eq!(
         again.bench.get("/peers/1").await.json()["static_tunnels"][0]["tunnel_local_port"],

@@ -6,8 +6,8 @@
 //! Settings, from the environment:
 //! - `JWTUNNEL_BUILD_DIR`: where `make build` has left the module and the programs (default `build/`)
 //! - `NGINX=host`: the installed nginx instead of the one in Docker; `NGINX_BINARY` names another
-//! - `JWTUNNEL_TEST_IMAGE`, `JWTUNNEL_PYTHON`: what `scripts/test-image.sh` and `scripts/python-peers.sh` print;
-//!   unset, the scripts are called
+//! - `JWTUNNEL_TEST_IMAGE`, `JWTUNNEL_PYTHON`, `JWTUNNEL_SCHEMATHESIS`: what `scripts/test-image.sh`,
+//!   `scripts/python-peers.sh` and `scripts/python-peers.sh schemathesis` print; unset, the scripts are called
 
 mod daemon;
 mod http;
@@ -30,7 +30,7 @@ pub use nginx::{Check, Nginx, NginxBuilder};
 pub use poll::{eventually, within};
 pub use ports::Port;
 pub use process::Process;
-pub use python::{PythonServer, register_peer, static_tunnel};
+pub use python::{PythonServer, python, register_peer, schemathesis, static_tunnel};
 pub use scratch::Scratch;
 pub use service::Service;
 pub use setup::{build_dir, built, conf_dir, repository};

@@ -1,5 +1,6 @@
-//! The original NETunnel server, unmodified.
+//! The original NETunnel server, unmodified, and schemathesis.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -26,8 +27,17 @@ runpy.run_module('netunnel.server', run_name='__main__', alter_sys=True)
 ";
 
 /// The interpreter with the original programs.
-pub(crate) fn python() -> String {
+#[must_use]
+pub fn python() -> String {
     std::env::var("JWTUNNEL_PYTHON").unwrap_or_else(|_| script("python-peers.sh", &[]))
+}
+
+/// The program `schemathesis`.
+#[must_use]
+pub fn schemathesis() -> PathBuf {
+    let python = std::env::var("JWTUNNEL_SCHEMATHESIS")
+        .unwrap_or_else(|_| script("python-peers.sh", &["schemathesis"]));
+    Path::new(&python).with_file_name("schemathesis")
 }
 
 /// A running `python -m netunnel.server`.

@@ -8,7 +8,9 @@ mod input;
 mod internal;
 mod peer_auth;
 mod routes;
+mod shapes;
 mod static_tunnel;
+mod status;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,6 +34,11 @@ use crate::config::Netunnel;
 use crate::logging::untrusted;
 use crate::secret::Secret;
 pub use internal::internal_router;
+#[cfg(test)]
+pub(in crate::tunnel) use routes::all_routes;
+pub(in crate::tunnel) use routes::document;
+pub(crate) use status::Condition;
+pub use status::StaticTunnelStatus;
 
 use input::{NewPeer, NewTunnel, PeerChange};
 use static_tunnel::{State, StaticTunnel, first_state};
@@ -605,27 +612,6 @@ impl Operator {
                 Err(not_connected(&name, &error))
             }
         }
-    }
-
-    /// The static tunnels, for a status page.
-    pub fn status(&self) -> Value {
-        let live = self.live();
-        let tunnels = live.peers.values().flat_map(|peer| {
-            peer.entry.static_tunnels.iter().map(|entry| {
-                let state = peer.tunnels.get(&entry.id).map(StaticTunnel::state);
-                let (state, reason) = match state {
-                    Some(State::Online) => ("online", None),
-                    Some(State::Starting) => ("starting", None),
-                    Some(State::Offline(reason)) => ("offline", Some(reason)),
-                    None => ("offline", Some("its local port cannot be bound".into())),
-                };
-                json!({"peer": peer.entry.name, "id": entry.id, "state": state, "reason": reason,
-                    "entrance": format!("{}:{}", entry.tunnel_local_address, entry.tunnel_local_port),
-                    "exit": format!("{}:{}", entry.tunnel_remote_address, entry.tunnel_remote_port)})
-            })
-        });
-        let status: Value = tunnels.collect();
-        status
     }
 }
 
