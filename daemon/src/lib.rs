@@ -91,6 +91,8 @@ pub mod logging;
 #[doc(hidden)]
 pub mod metrics;
 #[doc(hidden)]
+pub mod remote;
+#[doc(hidden)]
 pub mod revocation;
 #[doc(hidden)]
 pub mod shutdown;
@@ -101,6 +103,7 @@ pub mod sockets;
 #[doc(hidden)]
 pub mod store;
 
+mod address;
 mod bearer;
 mod endpoint;
 mod openapi;
@@ -127,6 +130,7 @@ use issuer::Issuer;
 use key_ring::{KeyRing, RingError, Settings, SharedVault};
 use logging::Throttle;
 use metrics::Metrics;
+use remote::{RemoteError, RemoteKeys};
 use revocation::{RevocationError, RevocationList};
 use sockets::{SocketError, Sockets};
 use store::{Changes, Store, TokenForm};
@@ -151,6 +155,9 @@ pub enum RunError {
     /// The revocations and their file.
     #[error("revocations: {0}")]
     Revocations(#[from] RevocationError),
+    /// The keys of other issuers.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// The tunnels' settings.
     #[error(transparent)]
     Tunnels(#[from] ConfiguredError),
@@ -170,7 +177,7 @@ impl RunError {
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Tunnels(error) => error.is_configuration(),
-            Self::Secret(_) => true,
+            Self::Secret(_) | Self::Remote(RemoteError::Trust { .. }) => true,
             _ => false,
         }
     }
@@ -179,7 +186,7 @@ impl RunError {
 /// Runs the daemon: opens what `config` names, serves until `shutdown`, and lets what is open finish.
 ///
 /// Ports are bound before anything on disk is touched, so a second daemon fails without a trace. On
-/// SIGHUP the JWKS file is written anew; settings are read at start only.
+/// SIGHUP the JWKS file is written anew, and other issuers' keys are fetched; settings are read at start only.
 ///
 /// # Errors
 /// [`RunError`] when the start fails; after it, faults are answered and logged.
@@ -213,7 +220,10 @@ pub async fn run(
     let file = &config.jwks.revocation_file;
     let revocations = RevocationList::open(store.clone(), file, standard_claims).await?;
     let revocations = Arc::new(revocations);
-    let auth = authenticator(&config, &ring, clock.clone())?.with_revocations(revocations.live());
+    let remote = Arc::new(open_remote(&config, &clock).await?);
+    let auth = authenticator(&config, &ring, clock.clone())?
+        .with_remotes(remote.issuers(config.netunnel.leeway))
+        .with_revocations(revocations.live());
     let operator = Operator::start(&config.netunnel, &tunnels).await?;
     // Channels that are opened on the internal listener are a world of their own, with one caller.
     let by_operator = Authenticator::new(Mode::Operator, config.netunnel.leeway, clock.clone())?;
@@ -240,6 +250,7 @@ pub async fn run(
         issuer: tokens,
         ring: ring.clone(),
         revocations,
+        remote_callers: config.jwks.remotes.iter().map(|remote| remote.name.clone()).collect(),
         tunnels: tunnels.clone(),
         limits: limits.clone(),
         clock: clock.clone(),
@@ -256,6 +267,7 @@ pub async fn run(
                 tunnels: tunnels.clone(),
                 by_operator: internal_tunnels.clone(),
                 operator: operator.clone(),
+                remote: remote.clone(),
                 revocations: app.revocations.live(),
                 metrics: app.metrics.clone(),
                 url_prefix: app.settings.url_prefix.clone(),
@@ -277,6 +289,7 @@ pub async fn run(
     services.serve("netunnel", netunnel, router);
 
     let stop = services.stop.clone();
+    let mut fetching = remote.start(&stop).await;
     let rotation = tokio::spawn(ring.clone().run(stop.clone()));
     let pruning = tokio::spawn(prune(followed.clone(), limits, clock, stop.clone()));
     let changes =
@@ -289,7 +302,10 @@ pub async fn run(
     let result = loop {
         tokio::select! {
             _ = &mut shutdown => break Ok(()),
-            _ = hangups.recv() => republish(&ring).await,
+            _ = hangups.recv() => {
+                remote.refresh();
+                republish(&ring).await;
+            }
             _ = services.tasks.join_next() => break Err(RunError::Ended),
         }
     };
@@ -304,6 +320,7 @@ pub async fn run(
         // All end with `stop`; the result of a rotation in progress is on disk.
         let _ = task.await;
     }
+    while fetching.join_next().await.is_some() {}
     info!(event = "stopped", outcome = "ok");
     result
 }
@@ -379,6 +396,12 @@ async fn open_ring(config: &Config, clock: Clock, store: &Store) -> Result<KeyRi
         });
         KeyRing::open(settings, clock, shared)
     });
+    Ok(opened.await.map_err(|_| RunError::Ended)??)
+}
+
+async fn open_remote(config: &Config, clock: &Clock) -> Result<RemoteKeys, RunError> {
+    let (remotes, clock) = (config.jwks.remotes.clone(), clock.clone());
+    let opened = tokio::task::spawn_blocking(move || RemoteKeys::open(&remotes, &clock));
     Ok(opened.await.map_err(|_| RunError::Ended)??)
 }
 
@@ -486,15 +509,18 @@ fn log_start(config: &Config, ring: &KeyRing) {
         refresh_lifetime_s = refresh_lifetime.as_secs(),
         netunnel_auth = config.netunnel.auth.as_str()
     );
-    match config::unsearchable_parent(&config.jwks.file) {
-        Ok(None) => {}
-        Ok(Some((folder, mode))) => warn!(
-            event = "jwks_unreachable",
-            folder = %folder.display(),
-            mode = format!("{mode:04o}"),
-            reason = "nginx's workers cannot search this folder; chmod o+x it, or move [jwks] file"
-        ),
-        Err(fault) => warn!(event = "jwks_unreachable", error = %fault),
+    for file in config.jwks.files() {
+        match config::unsearchable_parent(file) {
+            Ok(None) => {}
+            Ok(Some((folder, mode))) => warn!(
+                event = "jwks_unreachable",
+                file = %file.display(),
+                folder = %folder.display(),
+                mode = format!("{mode:04o}"),
+                reason = "nginx's workers cannot search this folder; chmod o+x it, or move the file"
+            ),
+            Err(fault) => warn!(event = "jwks_unreachable", error = %fault),
+        }
     }
 }
 

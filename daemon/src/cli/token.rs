@@ -122,7 +122,8 @@ struct VerifyArgs {
 #[command(after_help = "Examples:\n  jwtunnel token revoke --token-file token.txt\n  \
     jwtunnel token revoke --token-id 5f0c2c1e-7b1c-4d0e-8a53-2f6a2b0c9d11\n  \
     jwtunnel token revoke --identifier 7d2b0d0c-8d7e-4a51-9f0c-3f1f8f3f4f11    what was issued for it so far\n  \
-    jwtunnel token revoke --kid 1dq-M2ULWuG_DOEgp5h4qKfMWl0    what a former signing key has signed")]
+    jwtunnel token revoke --kid 1dq-M2ULWuG_DOEgp5h4qKfMWl0    what a former signing key has signed\n  \
+    jwtunnel token revoke --identifier corp:alice    at the tunnels, a caller of [[jwks.remote]] corp")]
 struct RevokeArgs {
     #[command(flatten)]
     connection: super::keys::Connection,

@@ -3,7 +3,7 @@
 //! Read once into the types below. Every setting has a working default; an unknown, malformed or
 //! not yet available one is an error that names its place, never ignored. Neighbours: `reader`
 //! (layers and places), `value` (how single values are written), `original` (the variables of the
-//! services that this one replaces), `check` (what `jwtunneld --check` adds).
+//! services that this one replaces), `remote` (tables of other issuers), `check` (what `jwtunneld --check` adds).
 
 mod check;
 mod database_url;
@@ -12,6 +12,7 @@ mod network;
 mod original;
 mod peer;
 mod reader;
+mod remote;
 mod value;
 
 use std::io::ErrorKind;
@@ -25,6 +26,7 @@ pub use network::Network;
 pub use original::StateOverrides;
 pub use peer::PeerTls;
 pub use reader::{Effective, Environment, VariableNote};
+pub use remote::{Remote, RemoteSource};
 pub use value::{
     IdentityMode, ListenAddress, NetunnelAuth, PeerAuth, RsaBits, SigningAlgorithm, Size,
     parse_algorithm, parse_duration,
@@ -162,6 +164,15 @@ pub struct Jwks {
     pub file: PathBuf,
     /// What is refused before it expires, also for nginx. Default `revoked.json` beside `file`.
     pub revocation_file: PathBuf,
+    /// Other issuers, whose keys are fetched into files of their own.
+    pub remotes: Vec<Remote>,
+}
+
+impl Jwks {
+    /// The files with keys that nginx reads.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.file).chain(self.remotes.iter().map(|remote| &remote.file))
+    }
 }
 
 /// Section `[netunnel]`.
@@ -214,12 +225,14 @@ pub struct Netunnel {
 /// One `[[netunnel.rule]]`: every rule that matches a caller adds to what it may do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// The caller's identifier, or `*`.
+    /// The caller's identifier, `NAME:*` for all of a [`Remote`], or `*`.
     pub identifier: Option<String>,
     /// A claim that must have `value`.
     pub claim: Option<String>,
     /// The claim's value.
     pub value: Option<String>,
+    /// Whose token has the claim: that of the [`Remote`] of this name, else one of ours.
+    pub remote: Option<String>,
     /// Where forward tunnels may lead.
     pub destinations: Vec<String>,
     /// Where that is written, for whoever finds a mistake in it.
@@ -307,12 +320,18 @@ fn read_sections(reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Config 
         let text = "expected another file than [jwks] file".into();
         reader.problem_of("jwks", "revocation_file", text);
     }
-    let jwks = Jwks { file, revocation_file };
-    reader.later("jwks", "remote", "remove it: only the daemon's own keys are published");
+    let remotes = remote::read(reader, &file);
+    let are_readable = remotes.iter().all(Option::is_some);
+    let jwks = Jwks { file, revocation_file, remotes: remotes.into_iter().flatten().collect() };
     let netunnel = read_netunnel(reader, data, jwthenticator.leeway);
     reader.later_section("signer_proxy", "remove the section");
     reader.later_section("key_registry", "remove the section");
-    Config { jwthenticator, keys, jwks, netunnel }
+    let config = Config { jwthenticator, keys, jwks, netunnel };
+    // Otherwise their numbers are not those of the tables.
+    if are_readable {
+        remote::check(reader, &config, warnings);
+    }
+    config
 }
 
 fn read_keys(reader: &mut Reader<'_>, data: &Path, warnings: &mut Vec<String>) -> Keys {
@@ -454,6 +473,7 @@ fn read_netunnel(reader: &mut Reader<'_>, data: &Path, leeway: Duration) -> Netu
             identifier: table.take("identifier", None),
             claim: table.take("claim", None),
             value: table.take("value", None),
+            remote: table.take("remote", None),
             destinations: table.take("destinations", Vec::new()),
             destinations_at: table.place_of("destinations"),
             reverse_binds: table.take("reverse_binds", Vec::new()),
@@ -462,6 +482,9 @@ fn read_netunnel(reader: &mut Reader<'_>, data: &Path, leeway: Duration) -> Netu
         let by_identifier = rule.identifier.is_some();
         if by_identifier == rule.claim.is_some() || rule.claim.is_some() != rule.value.is_some() {
             table.problem("expected either identifier, or claim and value");
+        }
+        if by_identifier && rule.remote.is_some() {
+            table.problem("remote goes with claim; the identifiers of a remote issuer are NAME:sub and NAME:*");
         }
         rule
     });

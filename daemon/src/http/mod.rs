@@ -62,6 +62,8 @@ pub struct App {
     pub ring: Arc<KeyRing>,
     /// What is refused before it expires.
     pub revocations: Arc<RevocationList>,
+    /// The names of other issuers, for what is revoked of theirs.
+    pub remote_callers: Vec<String>,
     /// Where the channels of what is revoked are closed.
     pub tunnels: Arc<Server>,
     /// How often clients may fail.

@@ -6,11 +6,11 @@ use std::sync::LazyLock;
 use axum::http::HeaderMap;
 use serde_json::{Map, Value};
 
-use super::address::{canonical, is_own, is_special};
 use super::operator;
 use super::policy::{Host, Policy};
 use super::state::Document;
 use super::wire::{self, Packet};
+use crate::address::{canonical, is_own, is_special};
 use crate::auth::{Authenticator, Identity, Mode};
 use crate::clock::Clock;
 use crate::config::{Rule, StateOverrides};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::address::{canonical, is_host_name, is_localhost, is_own, is_special};
+use crate::address::{canonical, is_host_name, is_localhost, is_own, is_special};
 use crate::auth::Identity;
 use crate::config::{Place, Rule};
 
@@ -47,7 +47,14 @@ struct Permission {
 enum Caller {
     Anyone,
     Identifier(String),
-    Claim(String, String),
+    /// All callers of a remote issuer.
+    Remote(String),
+    /// Who has a claim with a value, by a token of this remote issuer, or of ours.
+    Claim {
+        remote: Option<String>,
+        claim: String,
+        value: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,8 +142,15 @@ impl Policy {
             let place = |at: &Place, key: &str| format!("{at}: [[netunnel.rule]] {key}");
             let caller = match (&rule.identifier, &rule.claim, &rule.value) {
                 (Some(any), None, None) if any == "*" => Caller::Anyone,
-                (Some(identifier), None, None) => Caller::Identifier(identifier.clone()),
-                (None, Some(claim), Some(value)) => Caller::Claim(claim.clone(), value.clone()),
+                (Some(identifier), None, None) => match identifier.strip_suffix(":*") {
+                    Some(remote) => Caller::Remote(remote.to_owned()),
+                    None => Caller::Identifier(identifier.clone()),
+                },
+                (None, Some(claim), Some(value)) => Caller::Claim {
+                    remote: rule.remote.clone(),
+                    claim: claim.clone(),
+                    value: value.clone(),
+                },
                 _ => {
                     return Err(PolicyError {
                         place: place(&rule.destinations_at, "identifier"),
@@ -379,7 +393,11 @@ impl Caller {
         match self {
             Self::Anyone => true,
             Self::Identifier(identifier) => identity.identifier() == identifier,
-            Self::Claim(name, value) => identity.has_claim(name, value),
+            Self::Remote(name) => identity.remote() == Some(name),
+            // What another issuer writes into its tokens must not open what was meant for ours.
+            Self::Claim { remote, claim, value } => {
+                identity.remote() == remote.as_deref() && identity.has_claim(claim, value)
+            }
         }
     }
 }

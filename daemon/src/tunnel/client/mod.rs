@@ -79,6 +79,7 @@ use super::wire::{Message, MessageError};
 use crate::logging::Throttle;
 pub use credentials::Credentials;
 pub use error::{Cause, ClientError};
+pub(crate) use network::{Judged, read_tls_config};
 pub use network::{Network, Proxy, Trust};
 pub use program::{Dialer, Incoming, Program, TunnelStream};
 
