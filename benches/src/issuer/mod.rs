@@ -36,9 +36,9 @@ pub(crate) const IDS: &[&str] = &[
 /// Those that take minutes: ten million rows are made for each.
 pub(crate) const LONG: &[&str] = &["issuer-flat-sqlite", "issuer-flat-postgres"];
 
-/// Enough that the disk's fsync can serve several; the original takes them in turn, and would give its answers in
-/// bursts of as many.
-const CONNECTIONS: usize = 16;
+/// Enough that one fsync of the disk serves several; the original takes them in turn, so that more would only
+/// wait longer.
+const CONNECTIONS: usize = 8;
 /// Legs with the database are so much longer, as the original gives some ten answers in a second.
 const DATABASE_LEG: u32 = 3;
 
