@@ -64,10 +64,6 @@ impl Daemon {
     pub(crate) fn output(&self) -> String {
         self.server.output()
     }
-
-    pub(crate) fn stop(mut self) -> Result<()> {
-        self.server.stop(Duration::from_secs(30))
-    }
 }
 
 /// Where the database of a daemon is that has its own.

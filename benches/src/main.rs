@@ -24,6 +24,7 @@ mod progress;
 mod report;
 mod rounds;
 mod statistics;
+mod tunnel;
 mod verify;
 
 use std::collections::BTreeSet;
@@ -51,7 +52,7 @@ struct Suite {
     run: fn(&RunOptions, &mut Report) -> Result<()>,
 }
 
-const SUITES: [Suite; 2] = [
+const SUITES: [Suite; 3] = [
     Suite {
         name: "module",
         ids: module::IDS,
@@ -66,6 +67,13 @@ const SUITES: [Suite; 2] = [
         setup: issuer::setup,
         run: issuer::run,
     },
+    Suite {
+        name: "tunnel",
+        ids: tunnel::IDS,
+        needs: tunnel::needs,
+        setup: tunnel::setup,
+        run: tunnel::run,
+    },
 ];
 
 fn main() -> ExitCode {
@@ -76,6 +84,7 @@ fn main() -> ExitCode {
         }
         Command::Sign { duration } => verify::print_signing(duration).map(|()| ExitCode::SUCCESS),
         Command::Load(options) => load::print(&options).map(|()| ExitCode::SUCCESS),
+        Command::Tunnel { part } => part.play().map(|()| ExitCode::SUCCESS),
         Command::Needs(selection) => selection.check(&ids()).map(|()| {
             needs(&selection).iter().for_each(|need| report::line(need.name()));
             ExitCode::SUCCESS

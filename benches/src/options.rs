@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::issuer::LONG;
 use crate::load::LoadOptions;
+use crate::tunnel::Part;
 
 /// Side-by-side benchmarks.
 #[derive(Debug, Parser)]
@@ -35,6 +36,12 @@ pub(crate) enum Command {
         name: String,
         #[arg(value_parser = seconds)]
         duration: Duration,
+    },
+    /// Play a part of the rows of the tunnels; `run` calls this.
+    #[command(hide = true)]
+    Tunnel {
+        #[command(subcommand)]
+        part: Part,
     },
     /// Print the nanoseconds of one bare RSA-2048 signature; as `verify`.
     #[command(hide = true)]

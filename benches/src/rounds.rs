@@ -27,11 +27,6 @@ impl Sample {
     pub(crate) fn of_rate(rate: f64) -> Self {
         Self { rate, cpu_per_operation: None, server: None, generator: None }
     }
-
-    /// Operations one after the other, each of which takes so many seconds.
-    pub(crate) fn of_latency(seconds: f64) -> Self {
-        Self::of_rate(1.0 / seconds)
-    }
 }
 
 /// Something that is measured once in each round.

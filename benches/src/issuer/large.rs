@@ -6,7 +6,7 @@ use anyhow::Result;
 use aws_lc_rs::digest::{SHA512, digest};
 
 use super::service::{self, Service};
-use super::{CONNECTIONS, DATABASE_LEG};
+use super::{CONNECTIONS, database_leg};
 use crate::load::{self, Content, Load};
 use crate::options::RunOptions;
 use crate::postgres::Postgres;
@@ -63,7 +63,7 @@ fn compare(
     let rows = vec![Row::ratio(id, title, leg::MANY, leg::FEW, budget)];
     let leg = |name, service: &'_ Service| {
         let (url, id, body) = (service.url("refresh"), service.id(), service.body("refresh"));
-        let duration = options.duration() * DATABASE_LEG;
+        let duration = database_leg(options);
         let measure = move || {
             let loaded = load::measure(Load {
                 url: &url,

@@ -41,6 +41,8 @@ pub(crate) const LONG: &[&str] = &["issuer-flat-sqlite", "issuer-flat-postgres"]
 const CONNECTIONS: usize = 8;
 /// Legs with the database are so much longer, as the original gives some ten answers in a second.
 const DATABASE_LEG: u32 = 3;
+/// And never shorter than this, which a busy machine needs for the first of them.
+const SHORTEST_DATABASE_LEG: Duration = Duration::from_secs(3);
 
 /// What a row needs.
 pub(crate) fn needs(id: &str) -> &'static [Need] {
@@ -182,10 +184,10 @@ impl<'a> Suite<'a> {
             ),
         ];
         let legs = vec![
-            self.leg(leg::VALIDATE, Some(self.ours), "validate", 1),
-            self.leg(leg::VALIDATE_ORIGINAL, self.original, "validate", 1),
-            self.leg(leg::JWKS, Some(self.ours), "jwks", 1),
-            self.leg(leg::JWKS_ORIGINAL, self.original, "jwks", 1),
+            self.leg(leg::VALIDATE, Some(self.ours), "validate", self.options.duration()),
+            self.leg(leg::VALIDATE_ORIGINAL, self.original, "validate", self.options.duration()),
+            self.leg(leg::JWKS, Some(self.ours), "jwks", self.options.duration()),
+            self.leg(leg::JWKS_ORIGINAL, self.original, "jwks", self.options.duration()),
         ];
         group("reads", legs, rows, self.options, report)
     }
@@ -202,9 +204,10 @@ impl<'a> Suite<'a> {
         }];
         let url = self.ours.url("health");
         let measure = move || {
-            let loaded = self.load(self.ours, "authenticate", 1, Some(&url))?;
+            let loaded =
+                self.load(self.ours, "authenticate", self.options.duration(), Some(&url))?;
             let latency = quantile(&loaded.latencies, 0.99).context("no answer of /health")?;
-            Ok(Sample { server: None, ..Sample { rate: 1.0 / latency, ..loaded.sample } })
+            Ok(Sample { rate: 1.0 / latency, server: None, ..loaded.sample })
         };
         let legs = vec![Leg { name: leg::HEALTH, measure: Box::new(measure) }];
         group("health", legs, rows, self.options, report)
@@ -217,7 +220,7 @@ impl<'a> Suite<'a> {
         service: Option<&'l Service>,
         what: &'static str,
     ) -> Leg<'l> {
-        let mut leg = self.leg(name, service, what, DATABASE_LEG);
+        let mut leg = self.leg(name, service, what, database_leg(self.options));
         leg.measure = Box::new(move || Ok(Sample { server: None, ..(leg.measure)()? }));
         leg
     }
@@ -227,11 +230,11 @@ impl<'a> Suite<'a> {
         name: &'static str,
         service: Option<&'l Service>,
         what: &'static str,
-        times: u32,
+        duration: Duration,
     ) -> Leg<'l> {
         let measure = move || {
             let service = service.context("the original was not started")?;
-            let loaded = self.load(service, what, times, None);
+            let loaded = self.load(service, what, duration, None);
             Ok(loaded.with_context(|| format!("its output ends so:\n{}", service.output()))?.sample)
         };
         Leg { name, measure: Box::new(measure) }
@@ -241,7 +244,7 @@ impl<'a> Suite<'a> {
         &self,
         service: &Service,
         what: &str,
-        times: u32,
+        duration: Duration,
         probe: Option<&str>,
     ) -> Result<Loaded> {
         let body = service.body(what);
@@ -249,13 +252,14 @@ impl<'a> Suite<'a> {
             url: &service.url(what),
             content: body.as_deref().map_or(Content::None, Content::Bodies),
             server: service.id(),
-            duration: scaled(self.options.duration(), times),
+            duration,
             connections: CONNECTIONS,
             probe,
         })
     }
 }
 
-fn scaled(duration: Duration, times: u32) -> Duration {
-    duration * times
+/// The length of a leg with the database.
+fn database_leg(options: &RunOptions) -> Duration {
+    (options.duration() * DATABASE_LEG).max(SHORTEST_DATABASE_LEG)
 }
