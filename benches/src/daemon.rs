@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::process::{self, Server};
 
@@ -47,6 +48,9 @@ impl Daemon {
         for port in [public, internal, tunnels] {
             server.wait_for(port, Duration::from_secs(30))?;
         }
+        // It listens before it has keys; an nginx in front wants their file.
+        wait_for_file(&home.join("public/revoked.json"))
+            .with_context(|| format!("its log ends so:\n{}", server.output()))?;
         Ok(Self { server, public, internal, netunnel: tunnels, home: home.to_owned() })
     }
 
@@ -64,6 +68,15 @@ impl Daemon {
     pub(crate) fn output(&self) -> String {
         self.server.output()
     }
+}
+
+fn wait_for_file(file: &Path) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !file.exists() {
+        ensure!(Instant::now() < end, "there is no {}", file.display());
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 /// Where the database of a daemon is that has its own.

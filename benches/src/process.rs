@@ -143,11 +143,12 @@ pub(crate) fn numbers(printed: &str) -> Result<Vec<f64>> {
     numbers.with_context(|| format!("not numbers: {printed:?}"))
 }
 
-/// What the threads of a process had used of the CPU at some time, in seconds, by thread.
+/// What a process had used of the CPU at some time, in seconds, by thread and in all.
 #[derive(Debug)]
 pub(crate) struct Cpu {
     pid: u32,
     threads: HashMap<String, f64>,
+    all: f64,
 }
 
 impl Cpu {
@@ -168,16 +169,32 @@ impl Cpu {
                 })?;
             threads.insert(task.file_name().to_string_lossy().into_owned(), used / 1e9);
         }
-        Ok(Self { pid, threads })
+        Ok(Self { pid, threads, all: all_cpu(pid)? })
     }
 
-    /// What the process has used since. A thread that has ended meanwhile is not counted: those of a pool end after
-    /// they have had nothing to do for long.
+    /// What the process has used since.
     pub(crate) fn used(&self) -> Result<f64> {
+        /// Of the rounding of what it is compared with.
+        const UNCERTAIN: f64 = 0.03;
         let now = Self::of(self.pid)?;
-        let used = now.threads.iter();
-        Ok(used.map(|(name, used)| used - self.threads.get(name).unwrap_or(&0.0)).sum())
+        let threads = now.threads.iter();
+        let threads: f64 =
+            threads.map(|(name, used)| used - self.threads.get(name).unwrap_or(&0.0)).sum();
+        // Threads that have ended meanwhile are only in the sum of all.
+        let all = now.all - self.all;
+        Ok(if all > threads + UNCERTAIN { all } else { threads })
     }
+}
+
+/// What a process and its threads, ended ones included, have used, in steps of a hundredth of a second.
+fn all_cpu(pid: u32) -> Result<f64> {
+    // proc(5): fields 14 and 15, in ticks; from the state (field 3) on, utime is number 11.
+    let fields = stat(pid).with_context(|| format!("process {pid} is gone"))?;
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok());
+    let (Some(user), Some(system)) = (ticks(11), ticks(12)) else {
+        bail!("/proc/{pid}/stat has no utime and stime");
+    };
+    Ok((user + system) / 100.0)
 }
 
 /// The bytes of anonymous memory that a process holds (`RssAnon`).

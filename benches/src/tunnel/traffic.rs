@@ -100,6 +100,11 @@ fn bulk(port: u16, up: usize, down: usize, duration: Duration) -> Result<(f64, f
                 scope.spawn(move || receive(stream, stop, moved, 1));
             }
         }
+        // A tunnel may take its time to begin.
+        let start = Instant::now();
+        while moved.load(Ordering::Relaxed) == 0 && start.elapsed() < SILENCE {
+            thread::sleep(Duration::from_millis(1));
+        }
         thread::sleep(WARM_UP);
         let (before, start) = (moved.load(Ordering::Relaxed), Instant::now());
         thread::sleep(duration);
