@@ -43,9 +43,8 @@ impl Readers {
     /// Waits for one that nobody uses.
     pub(in crate::store) async fn lend(&self) -> Result<Lent, sqlx::Error> {
         let place = tokio::time::timeout(BUSY_TIMEOUT, self.places.clone().acquire_owned()).await;
-        let place = place
-            .map_err(|_| sqlx::Error::PoolTimedOut)?
-            .map_err(|_| sqlx::Error::PoolClosed)?;
+        let place =
+            place.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,
