@@ -27,7 +27,7 @@ impl Conditions {
     pub(crate) fn look(
         options: &RunOptions,
         needs: &BTreeSet<Need>,
-        setups: &[String],
+        setups: &[(&'static str, String)],
     ) -> Result<Self> {
         let cores = std::thread::available_parallelism()?;
         if cores.get() < 2 {
@@ -38,7 +38,7 @@ impl Conditions {
         let mut versions = Vec::new();
         for need in needs {
             let Some((program, argument)) = need.program(options) else { continue };
-            match first_line(Command::new(&program).arg(argument)) {
+            match version(Command::new(&program).arg(argument)) {
                 Some(line) => versions.push((need.name(), line)),
                 None => bail!("{} can't be run: scripts/packages.sh bench", program.display()),
             }
@@ -65,7 +65,7 @@ impl Conditions {
                 "server on core {SERVER_CORE}, load generator on core {LOAD_CORE} (tunnels: neither is bound), loopback, no TLS"
             ),
         ));
-        entries.extend(setups.iter().map(|setup| ("", (*setup).to_owned())));
+        entries.extend_from_slice(setups);
         entries.push((
             "pairs",
             format!(
@@ -95,11 +95,23 @@ impl Conditions {
     }
 }
 
+/// What a program says of its version: the first line, unless another is called that.
+fn version(command: &mut Command) -> Option<String> {
+    let text = printed(command)?;
+    let named = text.lines().find_map(|line| line.split_once("Build Version:"));
+    let line = named.map_or_else(|| text.lines().next(), |(_, version)| Some(version));
+    Some(line?.trim().to_owned())
+}
+
 /// The first line that a program prints, wherever it prints it.
 fn first_line(command: &mut Command) -> Option<String> {
+    Some(printed(command)?.lines().next()?.trim().to_owned())
+}
+
+fn printed(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
-    Some(String::from_utf8_lossy(&text).lines().next()?.trim().to_owned())
+    Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn load_average() -> String {

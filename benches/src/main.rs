@@ -123,7 +123,7 @@ fn needs(selection: &Selection) -> BTreeSet<Need> {
 fn run(options: &RunOptions) -> Result<ExitCode> {
     options.selection.check(&ids())?;
     let suites: Vec<&Suite> = SUITES.iter().filter(|suite| options.wants_any(suite.ids)).collect();
-    let setups: Vec<String> = suites.iter().map(|suite| (suite.setup)()).collect();
+    let setups: Vec<_> = suites.iter().map(|suite| (suite.name, (suite.setup)())).collect();
     let needs = needs(&options.selection);
     let mut report = Report::new(Conditions::look(options, &needs, &setups)?);
     for suite in suites {

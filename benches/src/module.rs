@@ -58,7 +58,7 @@ pub(crate) fn needs(id: &str) -> &'static [Need] {
 /// What the numbers were made with.
 pub(crate) fn setup() -> String {
     format!(
-        "module: {CONNECTIONS} kept-alive connections, file of {} bytes, sendfile off, access_log off, both legs of a \
+        "{CONNECTIONS} kept-alive connections, file of {} bytes, sendfile off, access_log off, both legs of a \
          pair send the same bytes",
         nginx::BODY.len()
     )

@@ -59,7 +59,7 @@ pub(crate) fn needs(id: &str) -> &'static [Need] {
 /// What the numbers were made with.
 pub(crate) fn setup() -> String {
     format!(
-        "issuer: {CONNECTIONS} kept-alive connections, RS256 with 2048 bits, one key; the database on the server's core \
+        "{CONNECTIONS} kept-alive connections, RS256 with 2048 bits, one key; the database on the server's core \
          too, durable writes (SQLite: WAL, synchronous=FULL; PostgreSQL: as packaged), its legs {DATABASE_LEG} times as long"
     )
 }

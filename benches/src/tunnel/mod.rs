@@ -77,7 +77,7 @@ pub(crate) fn needs(id: &str) -> &'static [Need] {
 
 /// What the numbers were made with.
 pub(crate) fn setup() -> String {
-    "tunnels: plain websockets, no tokens; one host, all processes on all cores; bare relay: two hops, read and write, \
+    "plain websockets, no tokens; one host, all processes on all cores; bare relay: two hops, read and write, \
      256 KiB, a thread for each direction; with nginx: the shipped configuration, one worker, tokens; rathole: plain TCP"
         .to_owned()
 }
