@@ -1,18 +1,29 @@
 #!/usr/bin/env bash
-# Installs the original Python programs into a virtual environment of the tests, and prints its python.
+# Installs Python programs into a virtual environment of the tests, and prints its python.
 #
-#   scripts/python-peers.sh
+#   scripts/python-peers.sh [peers|schemathesis]
 #
-# The versions are those of tests/python/requirements.txt; the environment is kept under target/python-peers.
+# peers are the original programs, in the versions of tests/python/requirements.txt; schemathesis, which tries the
+# API's document out, is in those of tests/python/schemathesis.txt. Each environment is kept under target/.
 # PYTHON names the interpreter, 3.11 or newer (default: Debian's, else the first python3).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 say() { printf 'python-peers: %s\n' "$*" >&2; }
-[ $# -eq 0 ] || { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
+case $#${1:-peers} in
+    0peers | 1peers)
+        what='netunnel and its plugin'
+        requirements=$root/tests/python/requirements.txt
+        venv=$root/target/python-peers
+        ;;
+    1schemathesis)
+        what=schemathesis
+        requirements=$root/tests/python/schemathesis.txt
+        venv=$root/target/python-schemathesis
+        ;;
+    *) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+esac
 
-requirements=$root/tests/python/requirements.txt
-venv=$root/target/python-peers
 usable() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 python=
 for candidate in ${PYTHON:-/usr/bin/python3 python3}; do
@@ -26,10 +37,10 @@ fi
 wanted=$("$python" -V; cat "$requirements")
 mkdir -p "$root/target"
 # Tests of one run ask at the same time.
-exec 9>"$root/target/python-peers.lock"
+exec 9>"$venv.lock"
 flock 9
 if [ ! -f "$venv/stamp" ] || [ "$(cat "$venv/stamp")" != "$wanted" ]; then
-    say "installing netunnel and its plugin from PyPI"
+    say "installing $what from PyPI"
     rm -rf "$venv"
     "$python" -m venv "$venv"
     if ! "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$requirements" >"$venv/log" 2>&1; then

@@ -27,9 +27,10 @@ if [ "${NGINX:-docker}" != host ]; then
     JWTUNNEL_TEST_IMAGE=$(scripts/test-image.sh "$JWTUNNEL_BUILD_DIR")
     export JWTUNNEL_TEST_IMAGE
 fi
-say "preparing the original Python programs"
+say "preparing the Python programs: the originals, schemathesis"
 JWTUNNEL_PYTHON=$(scripts/python-peers.sh)
-export JWTUNNEL_PYTHON
+JWTUNNEL_SCHEMATHESIS=$(scripts/python-peers.sh schemathesis)
+export JWTUNNEL_PYTHON JWTUNNEL_SCHEMATHESIS
 
 say "building the module for nginx 1.28, from the sources in the nginx-src crate"
 make --no-print-directory module NGINX_FLAVOUR=vendored PROFILE=quick BUILD=build/nginx-1.28 >/dev/null

@@ -1,7 +1,7 @@
 //! Mints access tokens: claims in, signed JWT out, never on the event loop.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::config::Jwthenticator;
 use crate::key_ring::KeyRing;
+use crate::metrics::{Metrics, SigningMetrics, observe};
 use crate::signing_key::KeyError;
 
 /// Why no token was issued. Every reason is ours: the same request may succeed later.
@@ -78,6 +79,7 @@ pub struct Issuer {
     queue: Arc<Semaphore>,
     /// How much may work: a signature keeps a core busy.
     cores: Arc<Semaphore>,
+    metrics: SigningMetrics,
 }
 
 impl Issuer {
@@ -94,7 +96,13 @@ impl Issuer {
             standard_claims: settings.standard_claims,
             queue: Arc::new(Semaphore::new(settings.queue_limit + cores)),
             cores: Arc::new(Semaphore::new(cores)),
+            metrics: SigningMetrics::new(),
         }
+    }
+
+    /// Lets `metrics` show how long signing takes.
+    pub(crate) fn show(&self, metrics: &Metrics) {
+        self.metrics.show(metrics);
     }
 
     /// A token.
@@ -102,13 +110,26 @@ impl Issuer {
     /// # Errors
     /// [`IssueError`], none of which is the client's fault.
     pub async fn issue(&self, grant: Grant) -> Result<String, IssueError> {
+        let issued = self.signed(grant).await;
+        if let Err(error) = &issued {
+            self.metrics.failed(matches!(error, IssueError::Busy));
+        }
+        issued
+    }
+
+    async fn signed(&self, grant: Grant) -> Result<String, IssueError> {
+        let asked = Instant::now();
         let _place = self.queue.clone().try_acquire_owned().map_err(|_| IssueError::Busy)?;
         let core = self.cores.clone().acquire_owned().await.map_err(|_| IssueError::Busy)?;
         let claims = self.claims(grant);
-        let signing = self.ring.signing();
+        let (signing, metrics) = (self.ring.signing(), self.metrics.clone());
         let signed = tokio::task::spawn_blocking(move || {
             let _core = core;
-            signing.sign(&claims)
+            let start = Instant::now();
+            observe(&metrics.waiting, start - asked);
+            let signed = signing.sign(&claims);
+            observe(&metrics.signing, start.elapsed());
+            signed
         });
         Ok(signed.await.map_err(|_| IssueError::Panic)??)
     }

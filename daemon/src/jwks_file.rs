@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::atomic_file;
+use crate::metrics::{FileMetrics, Metrics};
 use crate::signing_key::PublicJwks;
 
 /// Writes one JWKS file.
 #[derive(Debug)]
 pub struct JwksFile {
     path: PathBuf,
+    metrics: FileMetrics,
 }
 
 impl JwksFile {
@@ -25,7 +27,7 @@ impl JwksFile {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         atomic_file::make_folder(folder, 0o755)?;
         atomic_file::remove_leftovers(path)?;
-        Ok(Self { path: path.into() })
+        Ok(Self { path: path.into(), metrics: FileMetrics::new("jwks") })
     }
 
     /// The file.
@@ -38,7 +40,12 @@ impl JwksFile {
     /// # Errors
     /// When a step fails; the old file is then unchanged.
     pub fn replace(&self, text: &Bytes) -> io::Result<()> {
-        atomic_file::replace(&self.path, text, atomic_file::PUBLIC)
+        self.metrics.wrote(atomic_file::replace(&self.path, text, atomic_file::PUBLIC))
+    }
+
+    /// Lets `metrics` show when it was written.
+    pub(crate) fn show(&self, metrics: &Metrics) {
+        self.metrics.show(metrics);
     }
 }
 

@@ -5,6 +5,7 @@
 //! key that a verifier cannot find, whenever the process ends.
 
 mod given;
+mod overview;
 mod plan;
 mod shared;
 
@@ -25,12 +26,14 @@ use tracing::{error, info, warn};
 use crate::clock::Clock;
 use crate::config::Keys;
 use crate::jwks_file::{self, JwksFile};
+use crate::metrics::{Metrics, RingMetrics};
 use crate::signing_key::directory::{KeyDirectory, Life, Record};
 use crate::signing_key::{DirectoryError, KeyError, LiveKeys, PublicJwks, SigningKey};
 use crate::store::{Store, StoreError};
 use plan::{Entry, Plan, Request, plan};
 use shared::SharedKeys;
 
+pub use overview::KeyOverview;
 pub use shared::{SharedError, encryption_key_file};
 
 /// What the ring needs to know.
@@ -64,9 +67,9 @@ pub enum RingError {
         /// Why.
         source: io::Error,
     },
-    /// The given pair is not rotated.
+    /// The given key is not rotated.
     #[error(
-        "the signing key is given by RSA_PRIVATE_KEY_PATH and is not rotated; replace its files and restart"
+        "the signing key is given by RSA_* variables and is not rotated; replace it and restart"
     )]
     Pinned,
     /// The keys in the database.
@@ -81,6 +84,19 @@ pub enum RingError {
     /// Our own JWKS does not parse.
     #[error("no key of the JWKS can verify: {0}")]
     Unusable(#[from] jwt_core::JwksError),
+}
+
+impl RingError {
+    /// The name under which an operator searches the log for it, if it has one.
+    pub(crate) fn reason(&self) -> Option<&'static str> {
+        let source = match self {
+            Self::Jwks { source, .. } | Self::Directory(DirectoryError::Io { source, .. }) => {
+                source
+            }
+            _ => return None,
+        };
+        (source.kind() == io::ErrorKind::StorageFull).then_some("disk_full")
+    }
 }
 
 /// When a new key shall sign.
@@ -129,11 +145,12 @@ pub struct KeyRing {
     /// lock on `entries`, which is held while the disk or the database is slow.
     longest_lifetime: AtomicU64,
     changed: Notify,
+    metrics: RingMetrics,
 }
 
 /// Where the private keys are kept.
 enum Vault {
-    /// In two files that somebody else looks after.
+    /// With somebody else, who looks after it.
     Given,
     /// In a folder of this daemon.
     Directory(KeyDirectory),
@@ -165,10 +182,10 @@ impl KeyRing {
         let now = clock.unix_now();
         let jwks = JwksFile::open(&settings.jwks_file)
             .map_err(|source| RingError::Jwks { path: settings.jwks_file.clone(), source })?;
-        let (vault, entries) = match (&settings.keys.pair, shared) {
-            (Some(files), _) => {
-                let lifetime = settings.jwt_lifetime.as_secs();
-                (Vault::Given, vec![given::pair(files, &settings.keys, now, lifetime)?])
+        let (vault, entries) = match (&settings.keys.given, shared) {
+            (Some(given), _) => {
+                let key = given::key(given, &settings.keys)?;
+                (Vault::Given, vec![Entry::signing(key, now, settings.jwt_lifetime.as_secs())])
             }
             (None, None) => {
                 let directory = KeyDirectory::open(&settings.keys.directory)?;
@@ -207,7 +224,9 @@ impl KeyRing {
             live,
             longest_lifetime,
             changed: Notify::new(),
+            metrics: RingMetrics::new(),
         };
+        ring.count(&ring.lock());
         ring.follow_configured_algorithm()?;
         Ok(ring)
     }
@@ -284,7 +303,8 @@ impl KeyRing {
             match tokio::task::spawn_blocking(move || ring.step()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    error!(event = "key_rotation", outcome = "error", error = %error);
+                    let reason = error.reason();
+                    error!(event = "key_rotation", outcome = "error", reason, error = %error);
                     // Nothing has changed; the disk may have room again later.
                     let _ = tokio::time::timeout(Duration::from_secs(10), stop.cancelled()).await;
                 }
@@ -424,9 +444,38 @@ impl KeyRing {
         let longest = longest_lifetime(&next, &self.settings);
         self.longest_lifetime.store(longest, Ordering::Relaxed);
         report(entries, &next, self.clock.unix_now());
+        self.count(&next);
         *entries = next;
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// Not asked for when the metrics are: whoever asks there may not wait for the lock on `entries`.
+    fn count(&self, entries: &[Entry]) {
+        let (mut announced, mut signing, mut retiring) = (0, 0, 0);
+        let mut next = None;
+        for entry in entries {
+            match entry.record.life {
+                Life::Announced { signs_at } => {
+                    announced += 1;
+                    next = Some(signs_at);
+                }
+                Life::Signing => signing += 1,
+                Life::Retiring { .. } => retiring += 1,
+            }
+        }
+        let rotates = !matches!(self.vault, Vault::Given);
+        let scheduled = || plan::next_rotation(entries, &self.settings).filter(|_| rotates);
+        self.metrics.announced.set(announced);
+        self.metrics.signing.set(signing);
+        self.metrics.retiring.set(retiring);
+        self.metrics.next.set(next.or_else(scheduled).unwrap_or(0));
+    }
+
+    /// Lets `metrics` show the keys and their file.
+    pub(crate) fn show(&self, metrics: &Metrics) {
+        self.metrics.show(metrics);
+        self.jwks.show(metrics);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {

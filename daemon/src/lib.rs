@@ -10,11 +10,16 @@ pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod endpoint;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod http;
 pub mod issuer;
 pub mod jwks_file;
 pub mod key_ring;
 pub mod logging;
+pub mod metrics;
+mod openapi;
 pub mod revocation;
 pub mod secret;
 pub mod shutdown;
@@ -24,12 +29,11 @@ pub mod store;
 pub mod tunnel;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
 use sd_notify::NotifyState;
-use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -38,11 +42,13 @@ use auth::{Authenticator, Mode};
 use clock::Clock;
 use config::{Config, Jwthenticator, NetunnelAuth};
 use http::limits::Limits;
+use http::pages::Pages;
 use http::serve::{self, Listener};
 use http::{App, Routes};
 use issuer::Issuer;
 use key_ring::{KeyRing, RingError, Settings, SharedVault};
 use logging::Throttle;
+use metrics::Metrics;
 use revocation::{RevocationError, RevocationList};
 use sockets::{SocketError, Sockets};
 use store::{Changes, Store, TokenForm};
@@ -144,15 +150,22 @@ pub async fn run(
         tunnels: tunnels.clone(),
     };
     let store_changes = store.changes();
+    let metrics = Arc::new(Metrics::new());
+    store.show(&metrics);
+    ring.show(&metrics);
+    revocations.show(&metrics);
+    let tokens = Issuer::new(ring.clone(), clock.clone(), issuer);
+    tokens.show(&metrics);
     let app = Arc::new(App {
         settings: issuer.clone(),
         store,
-        issuer: Issuer::new(ring.clone(), clock.clone(), issuer),
+        issuer: tokens,
         ring: ring.clone(),
         revocations,
         tunnels: tunnels.clone(),
         limits: limits.clone(),
         clock: clock.clone(),
+        metrics,
         faults: Throttle::new(),
     });
     let mut services = Services::new(issuer.header_timeout);
@@ -161,14 +174,17 @@ pub async fn run(
             services.serve("public", public, http::router(app.clone(), Routes::Public));
             let operators = operator.router(&internal_tunnels, Admins::Everyone);
             let hosts = config.netunnel.operator_hosts.clone();
-            let seen = (tunnels.clone(), internal_tunnels.clone(), operator.clone());
-            let status = move || {
-                let (tunnels, by_operator, operator) = &seen;
-                json!({"version": env!("CARGO_PKG_VERSION"), "netunnel": tunnels.status(),
-                    "operator": by_operator.status(), "static_tunnels": operator.status()})
-            };
+            let pages = http::pages::router(Pages {
+                tunnels: tunnels.clone(),
+                by_operator: internal_tunnels.clone(),
+                operator: operator.clone(),
+                revocations: app.revocations.live(),
+                metrics: app.metrics.clone(),
+                url_prefix: app.settings.url_prefix.clone(),
+                document: OnceLock::new(),
+            });
             let issuer = http::router(app, Routes::Internal);
-            let router = internal_router(issuer, operators, hosts, status);
+            let router = internal_router(issuer, operators, pages, hosts);
             services.serve("internal", internal, router);
         }
         None => services.serve("public", public, http::router(app, Routes::Both)),
@@ -177,6 +193,7 @@ pub async fn run(
         let admins = Admins::Listed(config.netunnel.admin_identifiers.clone());
         operator.router(&tunnels, admins)
     } else {
+        operator.may_disconnect(&tunnels);
         tunnels.router()
     };
     services.serve("netunnel", netunnel, router);
@@ -266,8 +283,8 @@ async fn open_ring(config: &Config, clock: Clock, store: &Store) -> Result<KeyRi
         leeway: config.jwthenticator.leeway,
     };
     let file = key_ring::encryption_key_file(config.keys.encryption_key_file.as_deref());
-    let file = file.filter(|_| store.is_shared() && config.keys.pair.is_none());
-    if file.is_none() && store.is_shared() && config.keys.pair.is_none() {
+    let file = file.filter(|_| store.is_shared() && config.keys.given.is_none());
+    if file.is_none() && store.is_shared() && config.keys.given.is_none() {
         warn!(
             event = "signing_keys_local",
             reason = "daemons on the same PostgreSQL do not know this one's signing keys; to share \

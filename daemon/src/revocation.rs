@@ -15,6 +15,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::atomic_file;
+use crate::metrics::{FileMetrics, Metrics};
 use crate::store::{KeySelector, RevocationRow, RevokedKey, Store, StoreError};
 
 /// Longer values are no values of ours.
@@ -146,6 +147,7 @@ pub struct RevocationList {
     written: Arc<Mutex<Bytes>>,
     /// Whether tokens name the key that they were issued for.
     standard_claims: bool,
+    metrics: FileMetrics,
 }
 
 impl RevocationList {
@@ -163,9 +165,15 @@ impl RevocationList {
             .and_then(|()| atomic_file::remove_leftovers(path));
         prepared.map_err(|source| RevocationError::File { path: path.into(), source })?;
         let (live, written) = (LiveRevocations::default(), Arc::default());
-        let list = Self { store, path: path.into(), live, written, standard_claims };
+        let metrics = FileMetrics::new("revocations");
+        let list = Self { store, path: path.into(), live, written, standard_claims, metrics };
         list.reload().await?;
         Ok(list)
+    }
+
+    /// Lets `metrics` show when the file was written.
+    pub(crate) fn show(&self, metrics: &Metrics) {
+        self.metrics.show(metrics);
     }
 
     /// What holds, shared with whoever checks tokens.
@@ -236,6 +244,7 @@ impl RevocationList {
             Ok(())
         });
         let replaced = replaced.await.unwrap_or_else(|_| Err(io::Error::other("panic")));
+        let replaced = self.metrics.wrote(replaced);
         replaced.map_err(|source| RevocationError::File { path: self.path.clone(), source })?;
         info!(event = "revocations", entries);
         Ok(())

@@ -320,3 +320,118 @@ async fn t38_given_key_files_are_made_kept_and_used_with_the_originals_claims() 
     let kid = daemon.get("/jwks").await.json()["keys"][0]["kid"].clone();
     assert_eq!(header(&jwt)["kid"], kid);
 }
+
+/// jw:T37: with the public half alone, in a file or as text, tokens are validated and none are issued.
+#[tokio::test]
+async fn t37_a_public_key_alone_validates_and_issues_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let pair = KeyPair::make(root.path());
+    let issuing = Daemon::start(
+        Options::default()
+            .variable("RSA_PUBLIC_KEY", &pair.public)
+            .variable("RSA_PRIVATE_KEY", &pair.private),
+    )
+    .await;
+    let (jwt, _) = issuing.tokens("K", U).await;
+    let file = pair.public_file.display().to_string();
+    // SubjectPublicKeyInfo and PKCS#1, as text and as file.
+    for (name, value) in [
+        ("RSA_PUBLIC_KEY", &pair.public),
+        ("RSA_PUBLIC_KEY", &pair.public_pkcs1),
+        ("RSA_PUBLIC_KEY_PATH", &file),
+    ] {
+        let mut daemon = Daemon::start(Options::default().variable(name, value)).await;
+        daemon.validate(&jwt).await.is(200, json!({"result": true, "message": null}));
+        daemon.validate_request(Some(&format!("Bearer {jwt}"))).await.is(200, json!({}));
+        let kid = daemon.get("/jwks").await.json()["keys"][0]["kid"].clone();
+        assert_eq!(header(&jwt)["kid"], kid, "{name}");
+        daemon.register("K", U).await;
+        let login = |key: &str| json!({"key": key, "identifier": U}).to_string();
+        daemon.post("/authenticate", login("other")).await.is(401, json!({}));
+        // Our own fault, so the client keeps its key.
+        let answer = daemon.post("/authenticate", login("K")).await;
+        answer.is(503, json!({}));
+        daemon.wait_for(|line| line["event"] == "validation_only").await;
+    }
+}
+
+/// Where the original takes its key from (jw:section 10), and what is said of keys that cannot be used.
+#[tokio::test]
+async fn keys_from_the_environment_are_used_and_wrong_ones_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    let pair = KeyPair::make(root.path());
+    let other = KeyPair::make(root.path());
+    // The public half follows from the private one, in PKCS#8 or PKCS#1.
+    let mut kids = Vec::new();
+    for private in [&pair.private, &pair.private_pkcs1] {
+        let daemon = Daemon::start(Options::default().variable("RSA_PRIVATE_KEY", private)).await;
+        let (jwt, _) = daemon.tokens("K", U).await;
+        assert_eq!(daemon.validate(&jwt).await.status, 200);
+        kids.push(header(&jwt)["kid"].clone());
+    }
+    assert_eq!(kids[0], kids[1]);
+    let file = pair.public_file.display().to_string();
+    let missing = root.path().join("missing.pub").display().to_string();
+    for (variables, parts) in [
+        (
+            vec![("RSA_PUBLIC_KEY", &other.public), ("RSA_PRIVATE_KEY", &pair.private)],
+            ["RSA_PUBLIC_KEY is not the public key of RSA_PRIVATE_KEY", "openssl pkey"],
+        ),
+        (vec![("RSA_PUBLIC_KEY", &pair.private)], ["RSA_PUBLIC_KEY cannot be used", "line breaks"]),
+        (vec![("RSA_PRIVATE_KEY", &pair.public)], ["RSA_PRIVATE_KEY cannot be used", "PKCS#8"]),
+        (vec![("RSA_PUBLIC_KEY_PATH", &missing)], ["missing.pub", "RSA_PRIVATE_KEY_PATH"]),
+        (vec![("RSA_PRIVATE_KEY_PATH", &file)], ["RSA_PRIVATE_KEY_PATH", "set both or neither"]),
+    ] {
+        let mut options = Options::default();
+        for (name, value) in variables {
+            options = options.variable(name, value);
+        }
+        let (code, err) = issuer_harness::refusal(&options);
+        // 2: what the configuration's text alone tells.
+        assert!(code == 1 || code == 2, "{code}: {err}");
+        for part in parts {
+            assert!(err.contains(part), "no {part:?} in {err}");
+        }
+        assert!(!err.contains("BEGIN"), "a key is shown: {err}");
+    }
+}
+
+/// An RSA key in every form in which it may be given, made by openssl.
+struct KeyPair {
+    private: String,
+    private_pkcs1: String,
+    public: String,
+    public_pkcs1: String,
+    public_file: std::path::PathBuf,
+}
+
+impl KeyPair {
+    fn make(folder: &std::path::Path) -> Self {
+        let run = |arguments: &[&str], input: &str| {
+            use std::io::Write as _;
+            let mut child = std::process::Command::new("openssl")
+                .args(arguments)
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "openssl {arguments:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let private =
+            run(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"], "");
+        let public = run(&["pkey", "-pubout"], &private);
+        let public_file = folder.join(format!("{}.pub", Uuid::new_v4()));
+        std::fs::write(&public_file, &public).unwrap();
+        Self {
+            private_pkcs1: run(&["rsa", "-traditional"], &private),
+            public_pkcs1: run(&["rsa", "-RSAPublicKey_out"], &private),
+            private,
+            public,
+            public_file,
+        }
+    }
+}

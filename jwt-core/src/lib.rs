@@ -53,6 +53,7 @@ pub use json::{Object, ObjectError};
 pub use jwk::Jwk;
 pub use jwks::{JwkSet, KeyWarning};
 pub use path::ClaimPath;
+pub use pem::RsaNumbers;
 pub use policy::Policy;
 pub use requirement::{Json, Op, Operator, Verdict, shifted};
 pub use revocation::{DenyList, Revocations, Revoked};

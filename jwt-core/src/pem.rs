@@ -7,6 +7,31 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::error::JwkError;
 
+/// The numbers of an RSA public key (RFC 8017 §3.1), big-endian.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RsaNumbers {
+    /// The modulus, without leading zeros.
+    pub n: Vec<u8>,
+    /// The public exponent, without leading zeros.
+    pub e: Vec<u8>,
+}
+
+impl RsaNumbers {
+    /// Reads a text with one PEM block, `PUBLIC KEY` or `RSA PUBLIC KEY`, and nothing else but white space around it.
+    /// Whether the numbers make a key is not judged.
+    ///
+    /// # Errors
+    /// [`JwkError::Pem`] where that is no PEM, [`JwkError::Type`] for a key of another type, [`JwkError::Value`] where
+    /// the block holds no key.
+    pub fn from_pem(text: &str) -> Result<Self, JwkError> {
+        let PublicKey::Rsa { n, e } = PublicKey::from_pem(text)? else {
+            return Err(JwkError::Type);
+        };
+        let stripped = |number: Vec<u8>| number.into_iter().skip_while(|byte| *byte == 0).collect();
+        Ok(Self { n: stripped(n), e: stripped(e) })
+    }
+}
+
 /// The parts of a public key.
 #[derive(Debug)]
 pub(crate) enum PublicKey {
@@ -208,6 +233,10 @@ mod tests {
             panic!("RSA")
         };
         assert_eq!((n, e), (vec![0, 0x80], vec![3]));
+        let good = pem("RSA PUBLIC KEY", &sequence(&[&[2, 2, 0, 0x80], &[2, 1, 3]]));
+        let numbers = RsaNumbers { n: vec![0x80], e: vec![3] };
+        assert_eq!(RsaNumbers::from_pem(&good), Ok(numbers));
+        assert_eq!(RsaNumbers::from_pem(ED), Err(JwkError::Type));
         for der in [
             sequence(&[&[2, 1, 0x80], &[2, 1, 3]]),
             sequence(&[&[2, 1, 5], &[2, 1, 0x83]]),

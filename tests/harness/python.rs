@@ -1,5 +1,6 @@
-//! The original NETunnel server, unmodified.
+//! The original NETunnel server, unmodified, and schemathesis.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -16,8 +17,17 @@ use crate::setup::script;
 const SERVER: &str = include_str!("../python/netunnel_server.py");
 
 /// The interpreter with the original programs.
-pub(crate) fn python() -> String {
+#[must_use]
+pub fn python() -> String {
     std::env::var("JWTUNNEL_PYTHON").unwrap_or_else(|_| script("python-peers.sh", &[]))
+}
+
+/// The program `schemathesis`.
+#[must_use]
+pub fn schemathesis() -> PathBuf {
+    let python = std::env::var("JWTUNNEL_SCHEMATHESIS")
+        .unwrap_or_else(|_| script("python-peers.sh", &["schemathesis"]));
+    Path::new(&python).with_file_name("schemathesis")
 }
 
 /// A running `python -m netunnel.server`.

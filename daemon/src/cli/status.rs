@@ -8,7 +8,6 @@ use axum::http::StatusCode;
 use serde_json::Value;
 
 use super::keys::{Connection, untrusted_message};
-use super::usage_error;
 
 /// Show what the daemon's tunnels do.
 #[derive(Debug, clap::Args)]
@@ -31,11 +30,7 @@ const DEGRADED: u8 = 3;
 /// # Errors
 /// When the daemon cannot be reached or answers something else.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let server = match args.connection.server() {
-        Ok(server) => server,
-        Err(text) => return Ok(usage_error(&text)),
-    };
-    let answer = server.get("/status").await?;
+    let answer = args.connection.server()?.get("/status").await?;
     answer.expect(StatusCode::OK)?;
     let status = answer.body();
     let text = if args.connection.json() { format!("{status}\n") } else { describe(status) };

@@ -10,6 +10,7 @@ mod database_url;
 mod error;
 mod network;
 mod original;
+mod peer;
 mod reader;
 mod value;
 
@@ -22,6 +23,7 @@ pub use database_url::{DatabaseUrl, PostgresUrl, parse_database_url};
 pub use error::{ConfigError, Place};
 pub use network::Network;
 pub use original::StateOverrides;
+pub use peer::PeerTls;
 pub use reader::{Effective, Environment, VariableNote};
 pub use value::{
     IdentityMode, ListenAddress, NetunnelAuth, PeerAuth, RsaBits, SigningAlgorithm, Size,
@@ -132,18 +134,25 @@ pub struct Keys {
     /// A key for the signing keys that daemons share through PostgreSQL; without one each daemon has its own
     /// `directory`.
     pub encryption_key_file: Option<PathBuf>,
-    /// A pair of PEM files that signs instead of the directory's keys (`RSA_PUBLIC_KEY_PATH` and
-    /// `RSA_PRIVATE_KEY_PATH`).
-    pub pair: Option<KeyPairFiles>,
+    /// An RSA key that is used instead of the directory's keys, and not rotated (JWThenticator's `RSA_*`).
+    pub given: Option<GivenKey>,
 }
 
-/// A key pair in two PEM files, made if both are missing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyPairFiles {
-    /// `SubjectPublicKeyInfo`, or PKCS#1.
-    pub public: PathBuf,
-    /// PKCS#1 or PKCS#8.
-    pub private: PathBuf,
+/// An RSA key that somebody else looks after. The public half in PEM is `SubjectPublicKeyInfo` or PKCS#1, the private
+/// one PKCS#8 or PKCS#1; without the private one tokens are validated and none are issued.
+#[derive(Debug, Clone)]
+pub enum GivenKey {
+    /// In two files, made if both are missing (`RSA_PUBLIC_KEY_PATH`, `RSA_PRIVATE_KEY_PATH`).
+    Files {
+        /// The public half.
+        public: PathBuf,
+        /// The private half.
+        private: Option<PathBuf>,
+    },
+    /// The private half as text, with the public one where that is given too (`RSA_PRIVATE_KEY`, `RSA_PUBLIC_KEY`).
+    PrivateText(Secret, Option<String>),
+    /// The public half alone as text.
+    PublicText(String),
 }
 
 /// Section `[jwks]`.
@@ -178,6 +187,8 @@ pub struct Netunnel {
     pub peer_auth_uri: String,
     /// Certificate authorities of peers, instead of the system's.
     pub peer_ca_file: Option<PathBuf>,
+    /// TLS towards single peers.
+    pub peers: Vec<PeerTls>,
     /// Serves the operator's routes on `listen` too, for `admin_identifiers`. Default no.
     pub admin_routes: bool,
     /// Whose tokens may use the operator's routes on `listen`.
@@ -201,7 +212,7 @@ pub struct Netunnel {
 }
 
 /// One `[[netunnel.rule]]`: every rule that matches a caller adds to what it may do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
     /// The caller's identifier, or `*`.
     pub identifier: Option<String>,
@@ -211,8 +222,12 @@ pub struct Rule {
     pub value: Option<String>,
     /// Where forward tunnels may lead.
     pub destinations: Vec<String>,
+    /// Where that is written, for whoever finds a mistake in it.
+    pub destinations_at: Place,
     /// Where reverse tunnels may be entered.
     pub reverse_binds: Vec<String>,
+    /// Where that is written.
+    pub reverse_binds_at: Place,
 }
 
 /// A configuration and how it came about.
@@ -278,7 +293,7 @@ impl Loaded {
 fn read_sections(reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Config {
     let data = Path::new(DEFAULT_DATA);
     let keys = read_keys(reader, data, warnings);
-    let jwthenticator = read_jwthenticator(reader, data, keys.pair.is_some(), warnings);
+    let jwthenticator = read_jwthenticator(reader, data, keys.given.is_some(), warnings);
     // Each key stays published for one token life, and the JWKS has room for so many.
     if !keys.rotate_every.is_zero() && jwthenticator.jwt_lifetime > keys.rotate_every * 50 {
         let text = "expected at least a fiftieth of [jwthenticator] jwt_lifetime: the keys of all \
@@ -312,14 +327,14 @@ fn read_keys(reader: &mut Reader<'_>, data: &Path, warnings: &mut Vec<String>) -
         reader.problem_of(SECTION, "rotate_every", text);
     }
     let encryption_key_file = reader.take(SECTION, "encryption_key_file", None);
-    let pair = original::key_pair(reader, algorithm, warnings);
-    Keys { directory, algorithm, rsa_bits, announce_for, rotate_every, encryption_key_file, pair }
+    let given = original::given_key(reader, algorithm, warnings);
+    Keys { directory, algorithm, rsa_bits, announce_for, rotate_every, encryption_key_file, given }
 }
 
 fn read_jwthenticator(
     reader: &mut Reader<'_>,
     data: &Path,
-    pair_given: bool,
+    key_given: bool,
     warnings: &mut Vec<String>,
 ) -> Jwthenticator {
     const SECTION: &str = "jwthenticator";
@@ -339,9 +354,9 @@ fn read_jwthenticator(
                 .into(),
         );
     }
-    // A pair that other services of the original share must give tokens that they accept.
-    let standard_claims = reader.take(SECTION, "standard_claims", !pair_given);
-    if pair_given && standard_claims {
+    // A key that other services of the original share must give tokens that they accept.
+    let standard_claims = reader.take(SECTION, "standard_claims", !key_given);
+    if key_given && standard_claims {
         warnings.push(
             "[jwthenticator] standard_claims is on with RSA_* keys: a JWThenticator that shares \
              them refuses the tokens"
@@ -440,7 +455,9 @@ fn read_netunnel(reader: &mut Reader<'_>, data: &Path, leeway: Duration) -> Netu
             claim: table.take("claim", None),
             value: table.take("value", None),
             destinations: table.take("destinations", Vec::new()),
+            destinations_at: table.place_of("destinations"),
             reverse_binds: table.take("reverse_binds", Vec::new()),
+            reverse_binds_at: table.place_of("reverse_binds"),
         };
         let by_identifier = rule.identifier.is_some();
         if by_identifier == rule.claim.is_some() || rule.claim.is_some() != rule.value.is_some() {
@@ -478,6 +495,7 @@ fn read_netunnel(reader: &mut Reader<'_>, data: &Path, leeway: Duration) -> Netu
         peer_auth: reader.take(SECTION, "peer_auth", peer_auth),
         peer_auth_uri: original::peer_auth_uri(reader),
         peer_ca_file: reader.take(SECTION, "peer_ca_file", None),
+        peers: peer::read(reader, SECTION),
         admin_routes,
         admin_identifiers,
         operator_hosts: reader.take(SECTION, "operator_hosts", Vec::new()),

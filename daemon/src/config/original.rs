@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::KeyPairFiles;
+use super::GivenKey;
 use super::database_url::DatabaseUrl;
 use super::reader::{Original, Reader, VariableNote};
 use super::value::{ListenAddress, RsaBits, Setting, SigningAlgorithm};
@@ -206,62 +206,60 @@ pub(super) fn rsa_bits(reader: &mut Reader<'_>, section: &'static str) -> RsaBit
     reader.take_or(section, "rsa_bits", &[original], RsaBits::B2048)
 }
 
-/// `RSA_PUBLIC_KEY_PATH` and `RSA_PRIVATE_KEY_PATH`.
-pub(super) fn key_pair(
+/// The key of `RSA_PUBLIC_KEY_PATH` and `RSA_PRIVATE_KEY_PATH`, else the one of `RSA_PUBLIC_KEY` and `RSA_PRIVATE_KEY`. An
+/// empty variable counts as unset, as in the original.
+pub(super) fn given_key(
     reader: &mut Reader<'_>,
     algorithm: SigningAlgorithm,
     warnings: &mut Vec<String>,
-) -> Option<KeyPairFiles> {
+) -> Option<GivenKey> {
     let environment = reader.environment();
-    let path = |name| environment.get(name).filter(|text| !text.is_empty()).map(PathBuf::from);
-    let (public, private) = (path("RSA_PUBLIC_KEY_PATH"), path("RSA_PRIVATE_KEY_PATH"));
-    let Some(public) = public else {
-        for name in ["RSA_PUBLIC_KEY", "RSA_PRIVATE_KEY"] {
-            reader.later_variable(
-                name,
-                "write the keys to files and name them with RSA_PUBLIC_KEY_PATH and \
-                 RSA_PRIVATE_KEY_PATH, or unset it",
-            );
-        }
-        if private.is_some() {
-            reader.problem_at_variable(
-                "RSA_PRIVATE_KEY_PATH",
-                "has no effect without RSA_PUBLIC_KEY_PATH; set both or neither".into(),
-            );
-        }
-        return None;
-    };
-    for name in ["RSA_PUBLIC_KEY", "RSA_PRIVATE_KEY"] {
-        if environment.contains_key(name) {
+    let variable = |name| environment.get(name).filter(|text| !text.is_empty());
+    let path = |name| variable(name).map(PathBuf::from);
+    const PATHS: [&str; 2] = ["RSA_PUBLIC_KEY_PATH", "RSA_PRIVATE_KEY_PATH"];
+    const TEXTS: [&str; 2] = ["RSA_PUBLIC_KEY", "RSA_PRIVATE_KEY"];
+    let (given, names) = if let Some(public) = path(PATHS[0]) {
+        for name in TEXTS.into_iter().filter(|name| variable(name).is_some()) {
             let effect = "has no effect: RSA_PUBLIC_KEY_PATH goes before it".into();
             reader.notes.push(VariableNote { name, effect });
         }
-    }
-    let Some(private) = private else {
-        reader.problem_at_variable(
-            "RSA_PUBLIC_KEY_PATH",
-            "validation without a private key is not available yet; set RSA_PRIVATE_KEY_PATH too"
-                .into(),
-        );
-        return None;
+        (GivenKey::Files { public, private: path(PATHS[1]) }, PATHS)
+    } else {
+        // Where keys that are lost at the next restart would be made instead, nobody is served.
+        if variable(PATHS[1]).is_some() {
+            let text = "has no effect without RSA_PUBLIC_KEY_PATH; set both or neither".into();
+            reader.problem_at_variable(PATHS[1], text);
+            return None;
+        }
+        let given = match (variable(TEXTS[0]).cloned(), variable(TEXTS[1])) {
+            (public, Some(private)) => GivenKey::PrivateText(Secret::new(private), public),
+            (Some(public), None) => GivenKey::PublicText(public),
+            (None, None) => return None,
+        };
+        (given, TEXTS)
     };
     if algorithm.key_type() != "RSA" {
         let text =
             format!("an RSA key cannot sign {}; change [keys] algorithm", algorithm.as_str());
-        reader.problem_at_variable("RSA_PRIVATE_KEY_PATH", text);
+        reader.problem_at_variable(names[0], text);
         return None;
     }
     if let Some(place) = reader.place_of("keys", "directory") {
-        warnings.push(format!(
-            "[keys] directory ({place}) goes before RSA_PUBLIC_KEY_PATH and RSA_PRIVATE_KEY_PATH"
-        ));
+        let [public, private] = names;
+        warnings.push(format!("[keys] directory ({place}) goes before {public} and {private}"));
         return None;
     }
-    for name in ["RSA_PUBLIC_KEY_PATH", "RSA_PRIVATE_KEY_PATH"] {
+    for name in names.into_iter().filter(|name| variable(name).is_some()) {
         let effect = "names the signing key, which is not rotated".into();
         reader.notes.push(VariableNote { name, effect });
     }
-    Some(KeyPairFiles { public, private })
+    if variable(names[1]).is_none() {
+        warnings.push(format!(
+            "{} is set and {} is not: tokens are validated, none are issued",
+            names[0], names[1]
+        ));
+    }
+    Some(given)
 }
 
 /// The audiences of issued tokens.
@@ -349,14 +347,23 @@ pub(super) fn peer_auth_uri(reader: &mut Reader<'_>) -> String {
     reader.take_or("netunnel", "peer_auth_uri", &[plugin], "/jwthenticator".into())
 }
 
+/// What the setting `secret_key` must be.
+const FERNET_KEY: &str = "a Fernet key: 32 bytes in URL-safe base64, 44 characters, as `python -m \
+    netunnel.common.security generate-key` makes them";
+
 /// The key for credentials in NETunnel's state file.
 pub(super) fn secret_key(reader: &mut Reader<'_>) -> Option<Secret> {
+    let is_key = |text: &str| fernet::Fernet::new(text.trim()).is_some();
     let netunnel = Original {
         name: "NETUNNEL_SECRET_KEY",
-        expected: "a Fernet key",
-        parse: &|text| Some(Some(Secret::new(text))),
+        expected: FERNET_KEY,
+        parse: &|text| is_key(text).then(|| Some(Secret::new(text))),
     };
-    reader.take_or("netunnel", "secret_key", &[netunnel], None)
+    let key: Option<Secret> = reader.take_or("netunnel", "secret_key", &[netunnel], None);
+    if key.as_ref().is_some_and(|key| !is_key(key.expose())) {
+        reader.problem_of("netunnel", "secret_key", format!("expected {FERNET_KEY}"));
+    }
+    key
 }
 
 impl SigningAlgorithm {

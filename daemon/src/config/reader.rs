@@ -214,14 +214,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// As [`Reader::later`] for a variable of the original services.
-    pub(super) fn later_variable(&mut self, name: &'static str, remedy: &str) {
-        if self.environment.contains_key(name) {
-            let text = format!("not available yet; {remedy}");
-            self.problem_at_variable(name, text);
-        }
-    }
-
     /// The tables of `[[section.key]]`, each as (place, reader of its keys).
     pub(super) fn tables<T>(
         &mut self,
@@ -394,6 +386,14 @@ impl TableReader<'_, '_> {
             });
             default
         })
+    }
+
+    /// Where `key` is written; without it, where the table is.
+    pub(super) fn place_of(&self, key: &str) -> Place {
+        self.table.get(key).map_or_else(
+            || self.place.clone(),
+            |value| Place::File(self.path.into(), line_of(self.text, value.span().start)),
+        )
     }
 
     /// A problem of the table as a whole.

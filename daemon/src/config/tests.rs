@@ -197,13 +197,26 @@ fn database_variables_are_read_as_sqlalchemy_does() {
 fn a_given_key_pair_keeps_the_originals_claims_unless_told_otherwise() {
     let pair = [("RSA_PUBLIC_KEY_PATH", "a.pub"), ("RSA_PRIVATE_KEY_PATH", "a.pem")];
     let loaded = parse("", &pair).unwrap();
-    assert!(loaded.config.keys.pair.is_some() && !loaded.config.jwthenticator.standard_claims);
+    assert!(loaded.config.keys.given.is_some() && !loaded.config.jwthenticator.standard_claims);
     let loaded = parse("[jwthenticator]\nstandard_claims = true\n", &pair).unwrap();
     assert!(loaded.config.jwthenticator.standard_claims);
     assert!(loaded.warnings.iter().any(|w| w.contains("standard_claims")));
     let loaded = parse("[keys]\ndirectory = \"k\"\n", &pair).unwrap();
-    assert!(loaded.config.keys.pair.is_none() && loaded.config.jwthenticator.standard_claims);
-    assert!(errors("", &pair[..1]).contains("RSA_PRIVATE_KEY_PATH"));
+    assert!(loaded.config.keys.given.is_none() && loaded.config.jwthenticator.standard_claims);
+    let loaded = parse("", &pair[..1]).unwrap();
+    assert!(loaded.warnings.iter().any(|w| w.contains("none are issued")), "{loaded:?}");
+    assert!(errors("", &pair[1..]).contains("RSA_PUBLIC_KEY_PATH"));
+    let texts = [("RSA_PUBLIC_KEY", "public"), ("RSA_PRIVATE_KEY", "hunter2")];
+    let loaded = parse("", &texts).unwrap();
+    assert!(matches!(loaded.config.keys.given, Some(GivenKey::PrivateText(_, Some(_)))));
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+    let private = parse("", &texts[1..]).unwrap();
+    assert!(matches!(private.config.keys.given, Some(GivenKey::PrivateText(_, None))));
+    assert!(private.warnings.is_empty(), "{private:?}");
+    // An empty one counts as unset.
+    assert!(parse("", &[("RSA_PUBLIC_KEY", "")]).unwrap().config.keys.given.is_none());
+    let both = [pair[0], pair[1], texts[0]];
+    assert!(matches!(parse("", &both).unwrap().config.keys.given, Some(GivenKey::Files { .. })));
     assert!(errors("", &[pair[0], pair[1], ("JWT_ALGORITHM", "ES256")]).contains("ES256"));
 }
 
@@ -245,6 +258,20 @@ t.toml:4: [[netunnel.rule]]: expected either identifier, or claim and value"
     );
 }
 
+/// rel:A5.
+#[test]
+fn peers_settings_are_complete_and_there_once() {
+    let text = "[netunnel]\n[[netunnel.peer]]\nca_file = \"/a.pem\"\ninsecure = true\n\
+        [[netunnel.peer]]\nname = \"b\"\nclient_key_file = \"/k.pem\"\n[[netunnel.peer]]\nname = \"b\"\n";
+    assert_eq!(
+        errors(text, &[]),
+        "t.toml:2: [[netunnel.peer]]: expected name = \"…\", the name of a peer\n\
+         t.toml:2: [[netunnel.peer]]: expected either ca_file or insecure = true, which looks at no certificate\n\
+         t.toml:5: [[netunnel.peer]]: client_cert_file and client_key_file belong together\n\
+         t.toml:8: [[netunnel.peer]]: expected one table for each peer; another one has this name"
+    );
+}
+
 #[test]
 fn parts_of_later_versions_say_so() {
     let text = errors("[[jwks.remote]]\nname = \"corp\"\n[signer_proxy]\nx = 1\n", &[]);
@@ -260,11 +287,30 @@ fn netunnels_variables_replace_defaults_of_the_state_file() {
     let text = errors("", &[("NETUNNEL_PEERS", "[hunter2")]);
     assert!(text.contains("NETUNNEL_PEERS") && text.contains("JSON"), "{text}");
     assert!(!text.contains("hunter2"), "{text}");
-    let key = ("NETUNNEL_SECRET_KEY", "hunter2");
+    // 32 zero bytes.
+    let fernet = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let key = ("NETUNNEL_SECRET_KEY", fernet);
     let loaded = parse("[netunnel]\nstate_file = \"/x/n.json\"\n", &[key]).unwrap();
-    assert!(!format!("{loaded:?}").contains("hunter2"));
-    assert_eq!(loaded.config.netunnel.secret_key.unwrap().expose(), "hunter2");
+    assert!(!format!("{loaded:?}").contains(fernet));
+    assert_eq!(loaded.config.netunnel.secret_key.unwrap().expose(), fernet);
     assert_eq!(loaded.config.netunnel.secret_key_file, Path::new("/x/n.key"));
+}
+
+#[test]
+fn a_secret_key_that_is_none_is_told_with_its_place_and_never_shown() {
+    for (text, variables, place) in [
+        ("[netunnel]\n\nsecret_key = \"hunter2\"\n", None, "t.toml:3: [netunnel] secret_key: "),
+        ("", Some(("JWTUNNEL_NETUNNEL_SECRET_KEY", "hunter2")), "environment variable JWTUNNEL_"),
+        (
+            "",
+            Some(("NETUNNEL_SECRET_KEY", "hunter2")),
+            "environment variable NETUNNEL_SECRET_KEY: ",
+        ),
+    ] {
+        let error = errors(text, variables.as_slice());
+        assert!(error.starts_with(place) && error.contains("expected a Fernet key: 32"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Seconds, in `Retry-After`: the faults behind a 503 are short, and the clients few.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -105,9 +106,12 @@ pub(super) fn done(status: StatusCode, result: bool) -> Response {
     answer(status, &Outcome { result, message: None })
 }
 
-#[derive(Serialize)]
-struct Outcome {
+/// What was done, or why not.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Outcome {
     result: bool,
+    #[schema(required)]
     message: Option<String>,
 }
 

@@ -8,16 +8,50 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde_json::json;
+use serde::Serialize;
 use tracing::info;
+use utoipa::ToSchema;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::answer::{ApiError, answer};
+use super::openapi::{BodyFaults, Limited, NotCredentials, OwnFaults};
 use super::{App, Peer, body};
 use crate::issuer::Grant;
 use crate::store::{KeyHash, RefreshToken, StoredKey};
 
+/// The body of `POST /authenticate`.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "for the document; the body is read field by field")]
+pub(super) struct KeyLogin {
+    /// The registered key.
+    #[schema(format = Password)]
+    key: String,
+    /// Whom the token shall name. Under `identity = "registered"` it names the key's identifier all the same.
+    identifier: Uuid,
+}
+
+/// An access token, and what renews it.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tokens<'t> {
+    /// The access token.
+    jwt: &'t str,
+    /// `null` from `/refresh` when the old one stays good.
+    #[schema(required, pattern = "^[0-9a-f]{128}$")]
+    refresh_token: Option<&'t str>,
+}
+
+impl<'t> Tokens<'t> {
+    pub(super) fn answer(jwt: &'t str, refresh_token: Option<&'t str>) -> Response {
+        answer(StatusCode::OK, &Self { jwt, refresh_token })
+    }
+}
+
+/// Exchanges a registered key for an access token and a refresh token.
+#[utoipa::path(post, path = "/authenticate", tag = "public", request_body = KeyLogin,
+    responses((status = 200, body = Tokens, description = "The tokens"), BodyFaults, NotCredentials, Limited, OwnFaults))]
 pub(super) async fn authenticate(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -35,6 +69,7 @@ pub(super) async fn authenticate(
     let identifier = app.identifier(&key, asserted);
     if !asserted.is_nil() && asserted != identifier {
         info!(event = "ident_mismatch", asserted = %asserted, ident = %identifier);
+        app.metrics.audit.count(["ident_mismatch", "ok"]);
     }
     let token_id = Uuid::new_v4();
     let grant = Grant { token_id, identifier, key: key.public_id.clone(), short: key.rotates };
@@ -53,7 +88,7 @@ pub(super) async fn authenticate(
         ident = %identifier,
         key_fp = hash.fingerprint()
     );
-    Ok(answer(StatusCode::OK, &json!({"jwt": jwt, "refresh_token": *refresh_token})))
+    Ok(Tokens::answer(&jwt, Some(&refresh_token)))
 }
 
 impl App {
@@ -68,10 +103,15 @@ impl App {
         if let Some(wait) = self.limits.wait(peer, hash) {
             let key_fp = hash.fingerprint();
             info!(event = "authenticate", outcome = "denied", reason = "limited", ip = %peer, key_fp);
+            self.metrics.limited.count(["refused"]);
+            self.metrics.authentications.count(["limited"]);
             return Err(ApiError::TooMany(wait));
         }
         let now = self.clock.now();
-        let found = self.store.find_key(hash).await.map_err(|error| self.unavailable(&error))?;
+        let found = self.store.find_key(hash).await.map_err(|error| {
+            self.metrics.authentications.count(["error"]);
+            self.unavailable(&error)
+        })?;
         // Unknown and expired are one answer after the same work; only the log tells them apart.
         let reason = match &found {
             None => Some("unknown"),
@@ -79,6 +119,7 @@ impl App {
             Some(key) if key.expires_at <= now => Some("expired"),
             Some(_) => None,
         };
+        self.metrics.authentications.count([reason.unwrap_or("ok")]);
         let Some(key) = found.filter(|_| reason.is_none()) else {
             info!(
                 event = "authenticate",

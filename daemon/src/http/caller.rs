@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -11,20 +11,22 @@ use axum::response::Response;
 use super::{App, Peer};
 use crate::config::Network;
 use crate::logging;
+use crate::metrics::Requests;
 
 /// The header that proxies add an address to.
 const FORWARDED: &str = "x-forwarded-for";
 
-/// Replaces the peer of the connection by the client's, and gives the request a name for the log.
+/// Replaces the peer of the connection by the client's, gives the request a name for the log, and counts it.
 pub(super) async fn identify(
-    State(app): State<Arc<App>>,
+    State((app, requests)): State<(Arc<App>, Arc<Requests>)>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let peer = request.extensions().get::<Peer>().copied().unwrap_or_default();
     let client = client(peer, request.headers(), &app.settings.trusted_proxies);
     request.extensions_mut().insert(client);
-    logging::with_request_id(next.run(request)).await
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    requests.count(path, logging::with_request_id(next.run(request))).await
 }
 
 /// The address nearest to us that is not one of `trusted`. What stands further away in the header anybody may

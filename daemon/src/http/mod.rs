@@ -8,14 +8,21 @@ mod answer;
 mod authenticate;
 mod body;
 mod caller;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+mod import;
 mod jwks;
 mod keys;
 pub mod limits;
 mod oauth;
+pub(crate) mod openapi;
+pub(crate) mod pages;
+mod prune;
 mod refresh;
 mod revoke;
 mod rotate;
 pub mod serve;
+mod show;
 mod validate;
 
 use std::net::IpAddr;
@@ -26,20 +33,22 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::config::{IdentityMode, Jwthenticator};
+use crate::endpoint::{self, Endpoint, get, post};
 use crate::issuer::Issuer;
 use crate::key_ring::KeyRing;
 use crate::logging::Throttle;
+use crate::metrics::Metrics;
 use crate::revocation::RevocationList;
 use crate::store::{Store, StoredKey};
 use crate::tunnel::Server;
 
-use answer::{ApiError, Done};
+use answer::{ApiError, Done, Outcome};
 use limits::Limits;
+use openapi::OwnFaults;
 
 /// What the handlers share.
 pub struct App {
@@ -59,6 +68,8 @@ pub struct App {
     pub limits: Arc<Limits>,
     /// What time it is.
     pub clock: Clock,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// For faults of ours.
     pub faults: Throttle,
 }
@@ -90,43 +101,87 @@ pub enum Routes {
 /// The routes of one listener.
 pub fn router(app: Arc<App>, routes: Routes) -> Router {
     let prefix = app.settings.url_prefix.as_str();
-    let path = |name: &str| format!("{prefix}{name}");
-    let mut router = Router::new()
-        .route(&path("/"), get(health))
-        .route(&path("/health"), get(health))
-        .route(&path("/jwks"), get(jwks::jwks))
-        .route(&path("/.well-known/jwks.json"), get(jwks::jwks));
+    let mut endpoints = common();
     if routes != Routes::Internal && app.settings.external_api {
-        router = router
-            .route(&path("/authenticate"), post(authenticate::authenticate))
-            .route(&path("/refresh"), post(refresh::refresh))
-            .route(&path("/validate"), post(validate::validate))
-            .route(&path("/validate_request"), get(validate::validate_request))
-            .route(&path("/oauth2/token"), post(oauth::token))
-            .route(&path("/oauth2/introspect"), post(oauth::introspect))
-            .route(&path("/oauth2/revoke"), post(oauth::revoke));
+        endpoints.extend(external());
         if app.settings.issuer.is_some() {
-            let metadata = path("/.well-known/oauth-authorization-server");
-            router = router.route(&metadata, get(oauth::metadata));
+            endpoints.push(metadata());
         }
     }
+    let for_browsers = endpoints.len();
     if routes != Routes::Public && app.settings.internal_api {
-        let internal = Router::new()
-            .route(&path("/register_key"), post(keys::register_key))
-            .route(&path("/is_key_registered"), post(keys::is_key_registered))
-            .route(&path("/list_keys"), post(keys::list_keys))
-            .route(&path("/revoke_key"), post(revoke::revoke_key))
-            .route(&path("/revoke_token"), post(revoke::revoke_token))
-            .route(&path("/rotate_signing_key"), post(rotate::rotate_signing_key))
-            .route_layer(middleware::from_fn(refuse_browsers));
-        router = router.merge(internal);
+        endpoints.extend(internal());
+    }
+    let listener = if routes == Routes::Internal { "internal" } else { "public" };
+    let paths =
+        endpoints.iter().map(|endpoint| (format!("{prefix}{}", endpoint.path), endpoint.path));
+    let requests = Arc::new(app.metrics.requests(listener, paths));
+    let internal = endpoints.split_off(for_browsers);
+    let mut router = endpoint::router(prefix, endpoints);
+    if !internal.is_empty() {
+        let refuse_browsers = middleware::from_fn(refuse_browsers);
+        router = router.merge(endpoint::router(prefix, internal).route_layer(refuse_browsers));
     }
     router
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::WrongMethod)
         .layer(middleware::from_fn_with_state(app.clone(), deadline))
-        .layer(middleware::from_fn_with_state(app.clone(), caller::identify))
+        .layer(middleware::from_fn_with_state((app.clone(), requests), caller::identify))
         .with_state(app)
+}
+
+/// On every listener.
+fn common() -> Vec<Endpoint<Arc<App>>> {
+    vec![
+        get("/", health),
+        get("/health", health),
+        get("/jwks", jwks::jwks),
+        get("/.well-known/jwks.json", jwks::jwks),
+    ]
+}
+
+/// For clients.
+fn external() -> Vec<Endpoint<Arc<App>>> {
+    vec![
+        post("/authenticate", authenticate::authenticate),
+        post("/refresh", refresh::refresh),
+        post("/validate", validate::validate),
+        get("/validate_request", validate::validate_request),
+        post("/oauth2/token", oauth::token),
+        post("/oauth2/introspect", oauth::introspect),
+        post("/oauth2/revoke", oauth::revoke),
+    ]
+}
+
+/// Where this server has a name: without one there is nothing to say.
+fn metadata() -> Endpoint<Arc<App>> {
+    get("/.well-known/oauth-authorization-server", oauth::metadata)
+}
+
+/// For administrators.
+fn internal() -> Vec<Endpoint<Arc<App>>> {
+    vec![
+        post("/register_key", keys::register_key),
+        post("/register_keys", import::register_keys),
+        post("/is_key_registered", keys::is_key_registered),
+        post("/list_keys", keys::list_keys),
+        post("/show_key", show::show_key),
+        post("/prune_keys", prune::prune_keys),
+        post("/revoke_key", revoke::revoke_key),
+        post("/revoke_token", revoke::revoke_token),
+        post("/rotate_signing_key", rotate::rotate_signing_key),
+    ]
+}
+
+/// All routes that any listener may serve, without the prefix.
+#[cfg(test)]
+pub(crate) fn all_routes() -> Vec<(::http::Method, &'static str)> {
+    let issuer = [common(), external(), vec![metadata()], internal()].into_iter().flatten();
+    let pages = pages::endpoints().into_iter();
+    issuer
+        .map(|endpoint| (endpoint.method, endpoint.path))
+        .chain(pages.map(|endpoint| (endpoint.method, endpoint.path)))
+        .collect()
 }
 
 /// Nobody is authenticated on the internal listener, so a web page must not be able to use it through
@@ -146,7 +201,11 @@ async fn deadline(State(app): State<Arc<App>>, request: Request, next: Next) -> 
     }
 }
 
-/// Static on purpose: it says that the process answers, and is asked for every second by some.
+/// Tells that the process answers.
+///
+/// Static on purpose: it says nothing of the database, and is asked for every second by some.
+#[utoipa::path(get, path = "/health", tags = ["public", "internal"],
+    responses((status = 200, body = Outcome, description = "It answers"), OwnFaults))]
 async fn health() -> Done {
     Done(true)
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
@@ -11,12 +12,15 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use tracing::info;
+use utoipa::{IntoResponses, ToSchema};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::answer::{ApiError, answer};
+use super::openapi::{Empty, Limited, OwnFaults};
 use super::{App, Peer, body};
 use crate::issuer::Grant;
 use crate::revocation::Target;
@@ -46,7 +50,7 @@ impl IntoResponse for OauthError {
             Self::Client { basic } => (StatusCode::UNAUTHORIZED, "invalid_client", basic),
             Self::Api(error) => return error.into_response(),
         };
-        let mut response = uncached(answer(status, &json!({"error": code})));
+        let mut response = uncached(answer(status, &ErrorCode { error: code }));
         if basic {
             let challenge = HeaderValue::from_static("Basic realm=\"oauth2\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
@@ -63,6 +67,125 @@ fn uncached(mut response: Response) -> Response {
     response
 }
 
+/// The form of `POST /oauth2/token`. A client may also name itself by HTTP Basic.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document; the form is read field by field")]
+pub(super) struct TokenForm {
+    grant_type: GrantType,
+    /// The identifier, a UUID. With `refresh_token` the client may be left out: the token names it.
+    #[schema(nullable = false)]
+    client_id: Option<String>,
+    /// The registered key.
+    #[schema(nullable = false, format = Password)]
+    client_secret: Option<String>,
+    #[schema(nullable = false, format = Password)]
+    refresh_token: Option<String>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "for the document; the form is read field by field")]
+enum GrantType {
+    ClientCredentials,
+    RefreshToken,
+}
+
+/// The form of `POST /oauth2/introspect` and `/oauth2/revoke`. A client may also name itself by HTTP Basic.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document; the form is read field by field")]
+pub(super) struct OneToken {
+    /// An access or a refresh token.
+    #[schema(min_length = 1, format = Password)]
+    token: String,
+    /// The identifier, a UUID.
+    #[schema(nullable = false)]
+    client_id: Option<String>,
+    /// The registered key.
+    #[schema(nullable = false, format = Password)]
+    client_secret: Option<String>,
+}
+
+/// RFC 6749 §5.1.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Granted<'t> {
+    access_token: &'t str,
+    token_type: TokenType,
+    /// Seconds.
+    expires_in: u64,
+    /// The next one, if the one that was presented is used up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    refresh_token: Option<&'t str>,
+}
+
+impl<'t> Granted<'t> {
+    fn answer(
+        access_token: &'t str,
+        lifetime: Duration,
+        refresh_token: Option<&'t str>,
+    ) -> Response {
+        let token_type = TokenType::Bearer;
+        let granted =
+            Self { access_token, token_type, expires_in: lifetime.as_secs(), refresh_token };
+        uncached(answer(StatusCode::OK, &granted))
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+enum TokenType {
+    Bearer,
+}
+
+/// RFC 7662 §2.2. Of an access token the answer has all claims.
+#[derive(Default, Serialize, ToSchema)]
+pub(super) struct Introspected {
+    active: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    client_id: Option<Uuid>,
+    /// Unix seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    exp: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    token_type: Option<TokenType>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    claims: Map<String, Value>,
+}
+
+/// RFC 6749 §5.2.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ErrorCode {
+    error: &'static str,
+}
+
+/// RFC 6749 §5.2: what is wrong with a request.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "for the document; the answers are made by OauthError")]
+enum OauthFaults {
+    /// The request is malformed, or not granted; the code says which.
+    #[response(status = 400)]
+    Invalid(ErrorCode),
+    /// The client is not who it says it is, or does not say it.
+    #[response(status = 401)]
+    Client(ErrorCode),
+    /// The form did not arrive in time.
+    #[response(status = 408, content_type = "text/plain; charset=utf-8")]
+    Slow(String),
+    /// The form is longer than `body_limit`.
+    #[response(status = 413, content_type = "text/plain; charset=utf-8")]
+    TooLarge(String),
+}
+
+/// Issues an access token to a client, by its secret or by a refresh token.
+#[utoipa::path(post, path = "/oauth2/token", operation_id = "oauth2_token", tag = "public",
+    request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
+    security((), ("client" = [])),
+    responses((status = 200, body = Granted, description = "The token"), OauthFaults, Limited, OwnFaults))]
 pub(super) async fn token(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -84,12 +207,9 @@ pub(super) async fn token(
             let jwt = jwt.map_err(|error| app.unavailable(&error))?;
             let key_fp = key.hash.fingerprint();
             info!(event = "oauth2_token", outcome = "ok", ip = %peer, ident = %identifier, key_fp);
+            app.metrics.audit.count(["oauth2_token", "ok"]);
             // No refresh token (RFC 6749 §4.4.3): the client has its secret.
-            json!({
-                "access_token": jwt,
-                "token_type": "Bearer",
-                "expires_in": app.issuer.lifetime(true).as_secs(),
-            })
+            Granted::answer(&jwt, app.issuer.lifetime(true), None)
         }
         Some("refresh_token") => {
             let token = form.get("refresh_token").ok_or(OauthError::Invalid("invalid_request"))?;
@@ -106,22 +226,20 @@ pub(super) async fn token(
                 Err(ApiError::Refused) => return Err(OauthError::Invalid("invalid_grant")),
                 done => done?,
             };
-            let mut granted = json!({
-                "access_token": done.jwt,
-                "token_type": "Bearer",
-                "expires_in": done.lifetime.as_secs(),
-            });
-            if let Some(successor) = &done.successor {
-                granted["refresh_token"] = successor.as_str().into();
-            }
-            granted
+            let successor = done.successor.as_ref().map(|token| token.as_str());
+            Granted::answer(&done.jwt, done.lifetime, successor)
         }
         Some(_) => return Err(OauthError::Invalid("unsupported_grant_type")),
         None => return Err(OauthError::Invalid("invalid_request")),
     };
-    Ok(uncached(answer(StatusCode::OK, &granted)))
+    Ok(granted)
 }
 
+/// Tells a client what a token is worth.
+#[utoipa::path(post, path = "/oauth2/introspect", operation_id = "oauth2_introspect", tag = "public",
+    request_body(content = OneToken, content_type = "application/x-www-form-urlencoded"),
+    security((), ("client" = [])),
+    responses((status = 200, body = Introspected, description = "What it is worth"), OauthFaults, Limited, OwnFaults))]
 pub(super) async fn introspect(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -132,12 +250,12 @@ pub(super) async fn introspect(
     let client = form.client()?.ok_or(OauthError::Client { basic: false })?;
     app.client(&client, peer).await?;
     let token = form.get("token").ok_or(OauthError::Invalid("invalid_request"))?;
-    let mut told = json!({"active": false});
+    let mut told = Introspected::default();
     if let Some(claims) = app.good_claims(token.as_bytes()) {
-        told = serde_json::from_str(claims.json()).unwrap_or(told);
-        told["active"] = true.into();
-        told["token_type"] = "Bearer".into();
-        told["client_id"] = told["identifier"].clone();
+        told.active = true;
+        told.token_type = Some(TokenType::Bearer);
+        told.client_id = claims.str("identifier").and_then(|text| body::parse_uuid(&text));
+        told.claims = serde_json::from_str(claims.json()).unwrap_or_default();
     } else {
         let found = app.store.find_refresh_token(&RefreshToken::of(token)).await;
         let now = app.clock.now();
@@ -147,16 +265,19 @@ pub(super) async fn introspect(
             && found.expires_at > now
         {
             let exp = found.expires_at.duration_since(std::time::UNIX_EPOCH);
-            told = json!({
-                "active": true,
-                "client_id": found.key.identifier,
-                "exp": exp.map_or(0, |exp| exp.as_secs()),
-            });
+            told.active = true;
+            told.client_id = Some(found.key.identifier);
+            told.exp = Some(exp.map_or(0, |exp| exp.as_secs()));
         }
     }
     Ok(uncached(answer(StatusCode::OK, &told)))
 }
 
+/// Revokes a token of the client's own.
+#[utoipa::path(post, path = "/oauth2/revoke", operation_id = "oauth2_revoke", tag = "public",
+    request_body(content = OneToken, content_type = "application/x-www-form-urlencoded"),
+    security((), ("client" = [])),
+    responses((status = 200, body = Empty, description = "It is not good any more, or was none of this client"), OauthFaults, Limited, OwnFaults))]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -195,31 +316,48 @@ pub(super) async fn revoke(
     };
     let key_fp = key.hash.fingerprint();
     info!(event = "oauth2_revoke", outcome = "ok", ip = %peer, ident = %identifier, key_fp, kind);
-    Ok(uncached(answer(StatusCode::OK, &json!({}))))
+    app.metrics.audit.count(["oauth2_revoke", "ok"]);
+    Ok(uncached(answer(StatusCode::OK, &Empty {})))
 }
 
-/// Only where `[jwthenticator] issuer` says what this server is called.
+/// RFC 8414 §2.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metadata<'i> {
+    issuer: &'i str,
+    token_endpoint: String,
+    introspection_endpoint: String,
+    revocation_endpoint: String,
+    jwks_uri: String,
+    grant_types_supported: [&'static str; 2],
+    /// None: there is no authorization endpoint.
+    response_types_supported: [&'static str; 0],
+    token_endpoint_auth_methods_supported: [&'static str; 2],
+    introspection_endpoint_auth_methods_supported: [&'static str; 2],
+    revocation_endpoint_auth_methods_supported: [&'static str; 2],
+}
+
+/// Tells an OAuth 2.0 client where to ask. Only where `[jwthenticator] issuer` says what this server is called.
+#[utoipa::path(get, path = "/.well-known/oauth-authorization-server", operation_id = "oauth2_metadata",
+    tag = "public", responses((status = 200, body = Metadata, description = "The metadata"), OwnFaults))]
 pub(super) async fn metadata(State(app): State<Arc<App>>) -> Response {
     let issuer = app.settings.issuer.as_deref().unwrap_or_default();
     let base = issuer.trim_end_matches('/');
     let at = |path: &str| format!("{base}{path}");
     let authentication = ["client_secret_basic", "client_secret_post"];
-    answer(
-        StatusCode::OK,
-        &json!({
-            "issuer": issuer,
-            "token_endpoint": at("/oauth2/token"),
-            "introspection_endpoint": at("/oauth2/introspect"),
-            "revocation_endpoint": at("/oauth2/revoke"),
-            "jwks_uri": at("/.well-known/jwks.json"),
-            "grant_types_supported": ["client_credentials", "refresh_token"],
-            // There is no authorization endpoint.
-            "response_types_supported": Vec::<Value>::new(),
-            "token_endpoint_auth_methods_supported": authentication,
-            "introspection_endpoint_auth_methods_supported": authentication,
-            "revocation_endpoint_auth_methods_supported": authentication,
-        }),
-    )
+    let metadata = Metadata {
+        issuer,
+        token_endpoint: at("/oauth2/token"),
+        introspection_endpoint: at("/oauth2/introspect"),
+        revocation_endpoint: at("/oauth2/revoke"),
+        jwks_uri: at("/.well-known/jwks.json"),
+        grant_types_supported: ["client_credentials", "refresh_token"],
+        response_types_supported: [],
+        token_endpoint_auth_methods_supported: authentication,
+        introspection_endpoint_auth_methods_supported: authentication,
+        revocation_endpoint_auth_methods_supported: authentication,
+    };
+    answer(StatusCode::OK, &metadata)
 }
 
 /// Who a client says it is.

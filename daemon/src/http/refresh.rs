@@ -7,19 +7,33 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::response::Response;
-use serde_json::json;
 use tracing::{info, warn};
+use utoipa::ToSchema;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::answer::{ApiError, answer};
-use super::authenticate::new_refresh_token;
+use super::answer::ApiError;
+use super::authenticate::{Tokens, new_refresh_token};
+use super::openapi::{BodyFaults, NotCredentials, OwnFaults};
 use super::{App, Peer, body};
 use crate::issuer::Grant;
 use crate::store::{RefreshToken, Use, Used};
 
+/// The body of `POST /refresh`.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "for the document; the body is read field by field")]
+pub(super) struct RefreshLogin {
+    #[schema(format = Password)]
+    refresh_token: String,
+    /// Whom the token shall name. Under `identity = "registered"` it names the key's identifier all the same.
+    identifier: Uuid,
+}
+
+/// Exchanges a refresh token for an access token, and for the next refresh token if its key rotates them.
+#[utoipa::path(post, path = "/refresh", tag = "public", request_body = RefreshLogin,
+    responses((status = 200, body = Tokens, description = "The tokens"), BodyFaults, NotCredentials, OwnFaults))]
 pub(super) async fn refresh(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -34,7 +48,7 @@ pub(super) async fn refresh(
     drop(token);
     let done = app.refresh(presented, asserted, None, peer).await?;
     let successor = done.successor.as_ref().map(|token| token.as_str());
-    Ok(answer(StatusCode::OK, &json!({"jwt": done.jwt, "refresh_token": successor})))
+    Ok(Tokens::answer(&done.jwt, successor))
 }
 
 /// What a refresh token has become.
@@ -54,7 +68,29 @@ impl App {
         client: Option<i64>,
         peer: Peer,
     ) -> Result<Refreshed, ApiError> {
+        let refreshed = self.exchange(presented, asserted, client, peer).await;
+        let outcome = match &refreshed {
+            Ok(done) if done.successor.is_some() => Some("rotated"),
+            Ok(_) => Some("sticky"),
+            // Counted where the reason is known.
+            Err(ApiError::Refused) => None,
+            Err(_) => Some("error"),
+        };
+        if let Some(outcome) = outcome {
+            self.metrics.refreshes.count([outcome]);
+        }
+        refreshed
+    }
+
+    async fn exchange(
+        &self,
+        presented: RefreshToken,
+        asserted: Uuid,
+        client: Option<i64>,
+        peer: Peer,
+    ) -> Result<Refreshed, ApiError> {
         if let Some(delay) = self.limits.delay(peer) {
+            self.metrics.limited.count(["delayed"]);
             tokio::time::sleep(delay).await;
         }
         let now = self.clock.now();
@@ -83,6 +119,7 @@ impl App {
                 ident = %asserted,
                 key_fp
             );
+            self.metrics.refreshes.count([reason.unwrap_or("unknown")]);
             // Whoever has an old token has had a good one; whoever has none guesses.
             if reason == Some("unknown") {
                 self.limits.failed(peer, None);
@@ -92,6 +129,7 @@ impl App {
         let identifier = self.identifier(&token.key, asserted);
         if !asserted.is_nil() && asserted != identifier {
             info!(event = "ident_mismatch", asserted = %asserted, ident = %identifier);
+            self.metrics.audit.count(["ident_mismatch", "ok"]);
         }
         let rotates = token.key.rotates;
         let token_id = Uuid::new_v4();
@@ -131,9 +169,12 @@ impl App {
             Used::Rotated => return Ok(text),
             Used::Refused => {
                 info!(event = "refresh", outcome = "denied", reason = "used_up", ip = %peer, key_fp);
+                self.metrics.refreshes.count(["used_up"]);
             }
             Used::Reused => {
                 warn!(event = "refresh_reuse", outcome = "denied", ip = %peer, key_fp);
+                self.metrics.refreshes.count(["reused"]);
+                self.metrics.audit.count(["refresh_reuse", "denied"]);
                 // Its access tokens are refused already in the database; who cannot be told now follows
                 // within a minute.
                 if let Err(error) = self.revocations.reload().await {

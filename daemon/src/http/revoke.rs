@@ -7,16 +7,68 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde_json::json;
+use serde::Serialize;
 use tracing::info;
+use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::answer::{ApiError, answer};
 use super::body::Fields;
+use super::openapi::{BodyFaults, Conflict, Name, OwnFaults, WebPage};
 use super::{App, Peer, body};
 use crate::revocation::Target;
 use crate::store::{KeyHash, KeySelector};
 
-/// With one of `key`, `key_id` (the claim `key` of its tokens) and `identifier`.
+/// Which registered keys: the body of `POST /revoke_key`.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[expect(dead_code, reason = "for the document; the body is read field by field")]
+pub(super) enum Keys {
+    /// The key itself.
+    #[schema(format = Password)]
+    Key(String),
+    /// The claim `key` of its tokens.
+    KeyId(Name),
+    /// All keys of a client.
+    Identifier(Uuid),
+}
+
+/// Which tokens: the body of `POST /revoke_token`.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[expect(dead_code, reason = "for the document; the body is read field by field")]
+pub(super) enum RevokedTokens {
+    /// The token itself, be it expired.
+    #[schema(format = Password)]
+    Jwt(String),
+    /// Its claim `token_id`, or `jti`.
+    TokenId(Name),
+    /// Those issued so far that name this identifier, or `sub`.
+    Identifier(Name),
+    /// Those that this signing key has signed.
+    Kid(Name),
+}
+
+/// What was revoked.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Revoked {
+    result: bool,
+    #[schema(required)]
+    message: Option<String>,
+    /// How many keys or tokens were named.
+    revoked: usize,
+}
+
+impl Revoked {
+    fn answer(result: bool, revoked: usize) -> Response {
+        answer(StatusCode::OK, &Self { result, message: None, revoked })
+    }
+}
+
+/// Revokes registered keys for good, with the tokens issued for them.
+#[utoipa::path(post, path = "/revoke_key", tag = "internal", request_body = Keys,
+    responses((status = 200, body = Revoked, description = "`result` is false if there is no such key"), BodyFaults, WebPage, OwnFaults))]
 pub(super) async fn revoke_key(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -45,17 +97,15 @@ pub(super) async fn revoke_key(
             ident = %key.identifier,
             key_fp = key.fingerprint
         );
+        app.metrics.audit.count(["revoke_key", "ok"]);
     }
     // An identifier's tokens are refused whether or not it has keys.
-    let body = json!({
-        "result": by_identifier || !revoked.is_empty(),
-        "message": null,
-        "revoked": revoked.len(),
-    });
-    Ok(answer(StatusCode::OK, &body))
+    Ok(Revoked::answer(by_identifier || !revoked.is_empty(), revoked.len()))
 }
 
-/// With one of `jwt`, `token_id`, `identifier` (its tokens issued so far) and `kid`.
+/// Refuses tokens before they expire.
+#[utoipa::path(post, path = "/revoke_token", tag = "internal", request_body = RevokedTokens,
+    responses((status = 200, body = Revoked, description = "They are refused"), BodyFaults, WebPage, Conflict, OwnFaults))]
 pub(super) async fn revoke_token(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -91,8 +141,8 @@ pub(super) async fn revoke_token(
     app.close_revoked();
     revoked.map_err(|error| app.unavailable(&error))?;
     info!(event = "revoke_token", outcome = "ok", ip = %peer, kind = target.kind());
-    let body = json!({"result": true, "message": null, "revoked": 1});
-    Ok(answer(StatusCode::OK, &body))
+    app.metrics.audit.count(["revoke_token", "ok"]);
+    Ok(Revoked::answer(true, 1))
 }
 
 impl Fields {

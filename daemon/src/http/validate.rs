@@ -10,16 +10,30 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use jwt_core::{ClaimError, Claims, Compact, Policy, Rejection, VerifiedJws, VerifyError};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tracing::info;
+use utoipa::ToSchema;
 
-use super::answer::{ApiError, Done, answer};
+use super::answer::{ApiError, Done, Outcome, answer};
+use super::openapi::{BodyFaults, Empty, NotCredentials, OwnFaults};
 use super::{App, body};
 
 /// Claims of the original, then ours. Others are refused.
 const REQUIRED: [&str; 4] = ["token_id", "identifier", "iat", "exp"];
 const STANDARD: [&str; 4] = ["sub", "jti", "key", "iss"];
 
+/// The body of `POST /validate`.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "for the document; the body is read field by field")]
+pub(super) struct Presented {
+    #[schema(format = Password)]
+    jwt: String,
+}
+
+/// Tells whether an access token is one of ours and in time.
+#[utoipa::path(post, path = "/validate", tag = "public", request_body = Presented,
+    responses((status = 200, body = Outcome, description = "The token is good"), BodyFaults, NotCredentials, OwnFaults))]
 pub(super) async fn validate(
     State(app): State<Arc<App>>,
     request: Request<Body>,
@@ -39,13 +53,21 @@ pub(super) async fn validate(
     }
 }
 
+/// The same for a token in the header, as gateways ask (nginx's `auth_request`).
+#[utoipa::path(get, path = "/validate_request", tag = "public", security(("bearer" = [])),
+    responses(
+        (status = 200, body = Empty, description = "The token is good"),
+        (status = 401, body = Empty, description = "The token is not good",
+            headers(("WWW-Authenticate" = String))),
+        (status = 403, body = Empty, description = "There is no token, or not as `Bearer TOKEN`"),
+        OwnFaults))]
 pub(super) async fn validate_request(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let token = bearer_token(&headers)?;
     match app.check_token(token) {
-        Ok(()) => Ok(answer(StatusCode::OK, &json!({}))),
+        Ok(()) => Ok(answer(StatusCode::OK, &Empty {})),
         Err(verdict) => {
             info!(event = "validate_request", outcome = "denied", reason = verdict.reason());
             Err(ApiError::BadToken)

@@ -143,13 +143,23 @@ fn is_time_for_another(entries: &[Entry], settings: &Settings, now: i64) -> bool
 /// When the schedule announces the next key, in Unix seconds.
 pub(super) fn next_announcement(entries: &[Entry], settings: &Settings) -> Option<i64> {
     let every = settings.keys.rotate_every;
+    scheduled(entries, every, every.saturating_sub(settings.keys.announce_for))
+}
+
+/// When the schedule lets the next key sign, in Unix seconds.
+pub(super) fn next_rotation(entries: &[Entry], settings: &Settings) -> Option<i64> {
+    let (every, announce_for) = (settings.keys.rotate_every, settings.keys.announce_for);
+    scheduled(entries, every, every.max(announce_for))
+}
+
+/// So long after the present key began to sign, if no other one is announced.
+fn scheduled(entries: &[Entry], every: Duration, after: Duration) -> Option<i64> {
     if every.is_zero() || entries.iter().any(Entry::is_announced) {
         return None;
     }
     let signing = entries.iter().find(|entry| entry.record.life == Life::Signing)?;
     let since = signing.record.signing_since.unwrap_or(signing.record.created);
-    let ahead = every.saturating_sub(settings.keys.announce_for);
-    Some(since.saturating_add(seconds(ahead)))
+    Some(since.saturating_add(seconds(after)))
 }
 
 fn announce(entries: &mut Vec<Entry>, settings: &Settings, now: i64) -> Result<(), RingError> {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::config::{KeyPairFiles, RsaBits, SigningAlgorithm};
+use crate::config::{GivenKey, RsaBits, SigningAlgorithm};
 
 struct Fixture {
     root: tempfile::TempDir,
@@ -23,7 +23,7 @@ impl Fixture {
                 announce_for: Duration::from_secs(300),
                 rotate_every: Duration::ZERO,
                 encryption_key_file: None,
-                pair: None,
+                given: None,
             },
             jwks_file: root.path().join("public/jwks.json"),
             jwt_lifetime: Duration::from_secs(1_000),
@@ -168,26 +168,25 @@ fn f14_a_rotation_that_cannot_be_published_does_not_happen() {
 fn t38_a_given_pair_is_made_read_again_and_never_overwritten() {
     let mut fixture = Fixture::new();
     fixture.settings.keys.algorithm = SigningAlgorithm::Rs256;
-    let files = KeyPairFiles {
-        public: fixture.root.path().join("a.pub"),
-        private: fixture.root.path().join("a.pem"),
-    };
-    fixture.settings.keys.pair = Some(files.clone());
+    let public = fixture.root.path().join("a.pub");
+    let private = fixture.root.path().join("a.pem");
+    let files = GivenKey::Files { public: public.clone(), private: Some(private.clone()) };
+    fixture.settings.keys.given = Some(files);
     let ring = fixture.open();
     let kid = ring.signing().kid().to_owned();
     assert!(matches!(ring.rotate(When::Now), Err(RingError::Pinned)));
     use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(&files.private).unwrap().permissions().mode() & 0o7777;
+    let mode = std::fs::metadata(&private).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode, 0o600);
     assert_eq!(fixture.open().signing().kid(), kid);
-    let private = std::fs::read(&files.private).unwrap();
-    std::fs::rename(&files.public, fixture.root.path().join("b.pub")).unwrap();
+    let before = std::fs::read(&private).unwrap();
+    std::fs::rename(&public, fixture.root.path().join("b.pub")).unwrap();
     let error = fixture.try_open().err().unwrap().to_string();
     assert!(error.contains("openssl pkey"), "{error}");
-    assert_eq!(std::fs::read(&files.private).unwrap(), private);
+    assert_eq!(std::fs::read(&private).unwrap(), before);
     // A public key of another pair.
     let other = SigningKey::generate(SigningAlgorithm::Rs256, RsaBits::B2048).unwrap();
-    std::fs::write(&files.public, other.to_public_pem().unwrap()).unwrap();
+    std::fs::write(&public, other.to_public_pem().unwrap()).unwrap();
     assert!(fixture.try_open().err().unwrap().to_string().contains("is not the public key of"));
 }
 

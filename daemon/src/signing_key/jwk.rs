@@ -3,13 +3,16 @@
 
 use aws_lc_rs::digest;
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::rsa::{PublicEncryptingKey, PublicKeyComponents};
 use aws_lc_rs::signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jwt_core::RsaNumbers;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// A public key as it stands in the JWKS.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PublicJwk {
     /// RFC 7517 §4.4; for RSA it says which of the algorithms that the key could serve it does.
     pub alg: &'static str,
@@ -26,7 +29,7 @@ pub struct PublicJwk {
 }
 
 /// RFC 7518 §6, RFC 8037 §2; binary values in base64url without padding.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Members {
     /// An RSA key.
@@ -44,6 +47,7 @@ pub enum Members {
     /// A key on a NIST curve.
     Ec {
         /// The curve.
+        #[schema(pattern = "^P-")]
         crv: &'static str,
         /// The point's first coordinate.
         x: String,
@@ -53,6 +57,7 @@ pub enum Members {
     /// An Ed25519 key.
     Okp {
         /// The curve.
+        #[schema(pattern = "^Ed")]
         crv: &'static str,
         /// The public key.
         x: String,
@@ -71,14 +76,30 @@ impl PublicJwk {
     pub(super) fn rsa(alg: &'static str, pair: &RsaKeyPair) -> Option<Self> {
         let public = pair.public_key();
         let spki: PublicKeyX509Der<'_> = public.as_der().ok()?;
-        let kid = key_id(spki.as_ref());
+        let numbers = RsaNumbers {
+            n: public.modulus().big_endian_without_leading_zero().to_vec(),
+            e: public.exponent().big_endian_without_leading_zero().to_vec(),
+        };
+        Some(Self::rsa_of(alg, spki.as_ref(), &numbers))
+    }
+
+    /// Of a public key alone.
+    pub(super) fn rsa_public(alg: &'static str, numbers: &RsaNumbers) -> Option<Self> {
+        let components = PublicKeyComponents { n: &numbers.n, e: &numbers.e };
+        let public: PublicEncryptingKey = components.try_into().ok()?;
+        let spki: PublicKeyX509Der<'_> = public.as_der().ok()?;
+        Some(Self::rsa_of(alg, spki.as_ref(), numbers))
+    }
+
+    fn rsa_of(alg: &'static str, spki: &[u8], numbers: &RsaNumbers) -> Self {
+        let kid = key_id(spki);
         let members = Members::Rsa {
             x5t: kid.clone(),
-            n: URL_SAFE_NO_PAD.encode(public.modulus().big_endian_without_leading_zero()),
-            e: URL_SAFE_NO_PAD.encode(public.exponent().big_endian_without_leading_zero()),
-            x5c: [STANDARD.encode(spki.as_ref())],
+            n: URL_SAFE_NO_PAD.encode(&numbers.n),
+            e: URL_SAFE_NO_PAD.encode(&numbers.e),
+            x5c: [STANDARD.encode(spki)],
         };
-        Some(Self { alg, kty: "RSA", public_key_use: "sig", kid, members })
+        Self { alg, kty: "RSA", public_key_use: "sig", kid, members }
     }
 
     pub(super) fn ec(alg: &'static str, crv: &'static str, pair: &EcdsaKeyPair) -> Option<Self> {
@@ -105,7 +126,7 @@ impl PublicJwk {
 }
 
 /// A JWK Set (RFC 7517 §5) of public keys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PublicJwks {
     /// The keys, the newest first.
     pub keys: Vec<PublicJwk>,

@@ -17,8 +17,9 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jwt_core::RsaNumbers;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -40,6 +41,14 @@ pub enum KeyError {
     /// The key is damaged, too small, or of another type than the algorithm needs.
     #[error("it is not a valid key for {}", .0.as_str())]
     Rejected(SigningAlgorithm),
+    /// Not an RSA public key in PEM.
+    #[error("it is not an RSA public key in PEM (SubjectPublicKeyInfo or PKCS#1)")]
+    PublicPem,
+    /// Only the public half is known: tokens can be validated, none can be signed.
+    #[error(
+        "there is no private key, only a public one: this daemon validates tokens and issues none"
+    )]
+    PublicOnly,
     /// The cryptographic library failed.
     #[error("the cryptographic library failed")]
     Library,
@@ -58,6 +67,8 @@ enum Pair {
     Rsa(Box<RsaKeyPair>, &'static dyn RsaEncoding),
     Ec(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
+    /// The private half is elsewhere.
+    PublicOnly,
 }
 
 impl SigningKey {
@@ -108,6 +119,16 @@ impl SigningKey {
         Self::new(algorithm, pair.map_err(|_| KeyError::Rejected(algorithm))?)
     }
 
+    /// Takes the public half of an RSA key in PEM: its tokens can be validated, and none be signed.
+    ///
+    /// # Errors
+    /// [`KeyError::PublicPem`].
+    pub(crate) fn public_only(pem: &str, algorithm: SigningAlgorithm) -> Result<Self, KeyError> {
+        let numbers = RsaNumbers::from_pem(pem).map_err(|_| KeyError::PublicPem)?;
+        let jwk = PublicJwk::rsa_public(algorithm.as_str(), &numbers).ok_or(KeyError::PublicPem)?;
+        Self::of(algorithm, Pair::PublicOnly, jwk)
+    }
+
     fn new(algorithm: SigningAlgorithm, pair: Pair) -> Result<Self, KeyError> {
         let name = algorithm.as_str();
         let jwk = match &pair {
@@ -119,8 +140,13 @@ impl SigningKey {
                 PublicJwk::ec(name, curve, pair)
             }
             Pair::Ed25519(pair) => PublicJwk::ed25519(pair),
+            Pair::PublicOnly => None,
         }
         .ok_or(KeyError::Library)?;
+        Self::of(algorithm, pair, jwk)
+    }
+
+    fn of(algorithm: SigningAlgorithm, pair: Pair, jwk: PublicJwk) -> Result<Self, KeyError> {
         let header = jsonwebtoken::Header {
             kid: Some(jwk.kid.clone()),
             ..jsonwebtoken::Header::new(jws_algorithm(algorithm))
@@ -146,6 +172,7 @@ impl SigningKey {
             Pair::Ed25519(pair) => {
                 Zeroizing::new(pair.to_pkcs8v1().map_err(|_| KeyError::Library)?.as_ref().to_vec())
             }
+            Pair::PublicOnly => return Err(KeyError::PublicOnly),
         };
         Ok(Zeroizing::new(pem("PRIVATE KEY", &der)))
     }
@@ -156,18 +183,16 @@ impl SigningKey {
         Some(pem("PUBLIC KEY", &STANDARD.decode(spki).ok()?))
     }
 
-    /// Whether `pem` is the `SubjectPublicKeyInfo` of this RSA key.
-    pub(crate) fn has_public_pem(&self, pem: &[u8]) -> bool {
-        let Members::Rsa { x5c: [ours], .. } = &self.jwk.members else { return false };
-        SubjectPublicKeyInfoDer::from_pem_slice(pem)
-            .is_ok_and(|spki| STANDARD.encode(spki.as_ref()) == *ours)
+    /// Whether `pem` is the public half of this RSA key.
+    pub(crate) fn has_public_pem(&self, pem: &str) -> bool {
+        Self::public_only(pem, self.algorithm).is_ok_and(|public| public.jwk == self.jwk)
     }
 
     /// The JWS in compact serialization of `claims` (RFC 7515 §7.1). For a pool of threads: an RSA
     /// signature takes about a millisecond.
     ///
     /// # Errors
-    /// [`KeyError::Library`].
+    /// [`KeyError::Library`], and [`KeyError::PublicOnly`] where there is no private half.
     pub fn sign(&self, claims: &impl Serialize) -> Result<String, KeyError> {
         let payload = serde_json::to_vec(claims).map_err(|_| KeyError::Library)?;
         let mut token = String::with_capacity(self.header.len() + payload.len() * 4 / 3 + 700);
@@ -182,11 +207,17 @@ impl SigningKey {
             }
             Pair::Ec(pair) => pair.sign(&rng, message).map(|s| s.as_ref().to_vec()),
             Pair::Ed25519(pair) => pair.try_sign(message).map(|s| s.as_ref().to_vec()),
+            Pair::PublicOnly => return Err(KeyError::PublicOnly),
         }
         .map_err(|_| KeyError::Library)?;
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         Ok(token)
+    }
+
+    /// Whether the private half is here.
+    pub(crate) fn can_sign(&self) -> bool {
+        !matches!(self.pair, Pair::PublicOnly)
     }
 
     /// The key's name in token headers and in the JWKS.

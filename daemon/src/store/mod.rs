@@ -11,8 +11,11 @@ mod change;
 mod changes;
 mod connection;
 mod harden;
+mod key_batch;
+mod key_details;
 mod keys;
 mod postgres;
+mod prune;
 mod refresh_family;
 mod refresh_tokens;
 mod revocations;
@@ -23,13 +26,17 @@ mod value;
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sqlx::migrate::MigrateError;
 
 pub(crate) use changes::Changes;
 pub use harden::{HardenError, Hardened, harden};
+pub use key_batch::{Imported, NewKey};
+pub use key_details::{KeyDetails, KeyName};
 pub use keys::{KeyHash, KeyPage, Registration, StoredKey};
+pub use prune::{Pruned, PrunedKey, Stale};
 pub use refresh_family::{Use, Used};
 pub use refresh_tokens::{RefreshToken, StoredRefreshToken};
 pub(crate) use revocations::RevocationRow;
@@ -37,8 +44,9 @@ pub use revocations::{KeySelector, RevokedKey};
 pub(crate) use signing_keys::SigningKeyRow;
 
 use crate::config::DatabaseUrl;
+use crate::metrics::{Metrics, Operation, StoreMetrics};
 use change::Change;
-use connection::{Reader, on};
+use connection::{Connection, Reader, on};
 use postgres::Postgres;
 use schema::Origin;
 use sqlite::Sqlite;
@@ -119,6 +127,18 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// The word for it in metrics.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Database(_) | Self::Write => "database",
+            Self::Busy => "busy",
+            Self::TimedOut => "timeout",
+            Self::Malformed { .. } => "malformed",
+        }
+    }
+}
+
 /// How refresh tokens are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenForm {
@@ -128,12 +148,20 @@ pub enum TokenForm {
     Clear,
 }
 
+impl TokenForm {
+    /// As `jwtunnel_settings` has it.
+    fn of(value: Option<&str>) -> Self {
+        if value == Some("clear") { Self::Clear } else { Self::Hashed }
+    }
+}
+
 /// The open database; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     engine: Engine,
     patience: Duration,
     adopted: bool,
+    metrics: Arc<StoreMetrics>,
 }
 
 #[derive(Debug, Clone)]
@@ -160,7 +188,8 @@ impl Store {
             }
         };
         let adopted = origin == Origin::Adopted;
-        let store = Self { engine, patience: postgres::PATIENCE, adopted };
+        let metrics = Arc::new(StoreMetrics::new());
+        let store = Self { engine, patience: postgres::PATIENCE, adopted, metrics };
         if let DatabaseUrl::Sqlite(path) = url {
             let form = store.token_form().await;
             let form = form.map_err(|error| sqlite::sqlite_error(path, into_sqlx(error)))?;
@@ -186,13 +215,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn token_form(&self) -> Result<TokenForm, StoreError> {
-        const QUERY: &str = "SELECT value FROM jwtunnel_settings WHERE name = 'refresh_tokens'";
         self.patiently(async {
             let mut reader = self.reader().await?;
-            let value: Option<String> =
-                on!(&mut reader.connection(), c => sqlx::query_scalar(QUERY).fetch_optional(c))?;
-            let clear = value.as_deref() == Some("clear");
-            Ok(if clear { TokenForm::Clear } else { TokenForm::Hashed })
+            Ok(form_in(&mut reader.connection()).await?)
         })
         .await
     }
@@ -206,7 +231,7 @@ impl Store {
 
     /// Carries a change out, and waits until it is durable.
     async fn write<C: Change>(&self, change: C) -> Result<C::Output, StoreError> {
-        self.patiently(async {
+        self.bounded(Operation::Write, async {
             match &self.engine {
                 Engine::Sqlite(engine) => engine.write(change).await,
                 Engine::Postgres(engine) => engine.write(change).await,
@@ -215,18 +240,42 @@ impl Store {
         .await
     }
 
-    /// SQLite has its own bound, the busy timeout; a server may be gone without a word.
+    /// Reads, within bounds.
     async fn patiently<T>(
         &self,
         work: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        match &self.engine {
+        self.bounded(Operation::Read, work).await
+    }
+
+    /// SQLite has its own bound, the busy timeout; a server may be gone without a word.
+    async fn bounded<T>(
+        &self,
+        operation: Operation,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let start = Instant::now();
+        let result = match &self.engine {
             Engine::Sqlite(_) => work.await,
             Engine::Postgres(_) => {
                 tokio::time::timeout(self.patience, work).await.unwrap_or(Err(StoreError::TimedOut))
             }
-        }
+        };
+        self.metrics.done(operation, start, result.as_ref().err().map(StoreError::reason));
+        result
     }
+
+    /// Lets `metrics` show how the database does.
+    pub(crate) fn show(&self, metrics: &Metrics) {
+        self.metrics.show(metrics);
+    }
+}
+
+/// How refresh tokens are stored, as the transaction of `connection` sees it.
+async fn form_in(connection: &mut Connection<'_>) -> Result<TokenForm, sqlx::Error> {
+    const QUERY: &str = "SELECT value FROM jwtunnel_settings WHERE name = 'refresh_tokens'";
+    let value: Option<String> = on!(connection, c => sqlx::query_scalar(QUERY).fetch_optional(c))?;
+    Ok(TokenForm::of(value.as_deref()))
 }
 
 fn into_sqlx(error: StoreError) -> sqlx::Error {

@@ -97,6 +97,8 @@ macro_rules! on_both_engines {
     };
 }
 
+mod key_batch;
+
 on_both_engines! {
     t6_registering_again_extends_and_keeps_the_first_identifier,
     i9_simultaneous_registrations_all_succeed_and_make_one_row,
@@ -491,13 +493,13 @@ async fn a_missing_postgresql_database_is_made_as_the_original_does() {
 
 #[tokio::test]
 async fn f12_a_postgresql_that_is_away_is_a_fault_in_time_and_the_pool_heals_by_itself() {
-    let server = std::sync::Arc::new(server::Server::start());
+    let server = Arc::new(server::Server::start());
     let place = Place::Postgres(server::Database::on(server.clone()));
     let store = place.open().await;
     let hash = KeyHash::of("k");
     store.register_key(&hash, Uuid::new_v4(), false, at(1), at(2)).await.unwrap();
     server.stop();
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     store.hurried().find_key(&hash).await.unwrap_err();
     store.hurried().register_key(&hash, Uuid::new_v4(), false, at(1), at(2)).await.unwrap_err();
     assert!(
@@ -553,7 +555,7 @@ async fn f11_a_locked_database_fails_after_its_timeout_and_recovers() {
     let options = SqliteConnectOptions::new().filename(&path);
     let mut other = SqliteConnection::connect_with(&options).await.unwrap();
     sqlx::query("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let result = store.register_key(&hash, Uuid::new_v4(), false, at(1), at(2)).await;
     assert!(matches!(result, Err(StoreError::Write)));
     assert!(started.elapsed() >= Duration::from_secs(4), "it waited for the lock");

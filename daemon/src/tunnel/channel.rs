@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,7 +50,16 @@ pub(super) struct Channel {
     /// Work that must finish before the channel is gone, besides that of the tunnels.
     pub(super) tasks: TaskTracker,
     pub(super) traffic: Arc<Traffic>,
+    /// Of the whole server.
+    opened: Arc<Opened>,
     state: Mutex<State>,
+}
+
+/// How many there have been since the start.
+#[derive(Debug, Default)]
+pub(super) struct Opened {
+    pub(super) channels: AtomicU64,
+    pub(super) tunnels: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -113,8 +123,9 @@ impl Channel {
         features: Features,
         settings: &Settings,
         parent: &Stop,
-        whole: &Arc<Traffic>,
+        (whole, opened): (&Arc<Traffic>, &Arc<Opened>),
     ) -> Arc<Self> {
+        opened.channels.fetch_add(1, Ordering::Relaxed);
         let (control, queue) = Control::new(&settings.timings);
         let state = State { phase: Phase::New(queue), last_tunnel: 0, tunnels: HashMap::new() };
         Arc::new(Self {
@@ -125,6 +136,7 @@ impl Channel {
             stop: parent.child(),
             tasks: TaskTracker::new(),
             traffic: Traffic::part_of(whole),
+            opened: opened.clone(),
             state: Mutex::new(state),
         })
     }
@@ -181,6 +193,7 @@ impl Channel {
         state.last_tunnel += 1;
         let tunnel = Arc::new(Tunnel { id: state.last_tunnel, kind, life: Life::new(&self.stop) });
         state.tunnels.insert(tunnel.id, tunnel.clone());
+        self.opened.tunnels.fetch_add(1, Ordering::Relaxed);
         Ok(tunnel)
     }
 
@@ -365,7 +378,7 @@ impl Context {
     }
 
     fn log_failure(&self, error: &DialError) {
-        self.channel.traffic.failed();
+        self.channel.traffic.failed(error.kind());
         let (limiter, event) = match error {
             DialError::Denied(_) => (&DENIED, "dest_denied"),
             DialError::Timeout(..) => (&DIAL_FAILED, "dial_timeout"),

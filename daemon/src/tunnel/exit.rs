@@ -14,6 +14,7 @@ use super::frames::DataSocket;
 use super::plain::Plain;
 use super::session::{self, Options, Outcome};
 use super::stop::Stop;
+use super::traffic::Unreached;
 use super::transport::{CHUNK, START, error_code, refuse};
 
 /// Why a destination was not reached. The text is for logs; the other side only sees a close code.
@@ -43,6 +44,17 @@ pub enum DialError {
         #[source]
         source: io::Error,
     },
+}
+
+impl DialError {
+    pub(super) fn kind(&self) -> Unreached {
+        match self {
+            Self::Denied(_) => Unreached::Denied,
+            Self::Resolve { .. } => Unreached::Resolve,
+            Self::Timeout(..) => Unreached::Timeout,
+            Self::Connect { .. } => Unreached::Connect,
+        }
+    }
 }
 
 /// What became of a tunnel websocket at the exit.

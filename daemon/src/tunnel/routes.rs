@@ -13,15 +13,17 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, Method, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
-use axum::routing::{delete, get, post};
+use axum::routing;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 use tower_service::Service;
+use utoipa::ToSchema;
 
 use super::channel::{self, Context, Kind, NotNow};
 use super::entrance::Entrance;
 use super::features::Features;
+use super::openapi::{BodyRefusals, ErrorText, HandshakeRefusals, NotNowConflict, Refusals};
 use super::policy::port_number;
 use super::respond::{empty, error, json as json_response, plain, unavailable};
 use super::server::{NoChannel, NoPlace, NotAdmitted, Server};
@@ -29,6 +31,7 @@ use super::settings::PROTOCOL_VERSION;
 use super::upgrade::Handshake;
 use super::wire::shown;
 use crate::auth::Identity;
+use crate::endpoint::{self, Endpoint, delete, get, post};
 use crate::logging::Throttle;
 
 /// As the originals; the known bodies are under 200 bytes.
@@ -40,15 +43,10 @@ pub(super) type Answer = Result<Response<Body>, Response<Body>>;
 
 /// `more` are routes that are served besides.
 pub(super) fn router(server: Arc<Server>, more: Router) -> Router {
-    let mut routes = Router::new()
-        .route("/version", get(version))
-        .route("/channels", post(create_channel))
-        .route("/channels/{channel}/connect", get(connect_channel))
-        .route("/channels/{channel}/tunnels", post(create_tunnel))
-        .route("/channels/{channel}/tunnels/{tunnel}", delete(delete_tunnel))
-        .route("/channels/{channel}/tunnels/{tunnel}/connect", get(connect_tunnel));
+    let mut routes = endpoint::router("", endpoints());
     if server.auth.sells_tokens() {
-        routes = routes.route("/authenticate", post(authenticate));
+        // Not in the API's document, which has the issuer's route of this name.
+        routes = routes.route("/authenticate", routing::post(authenticate));
     }
     let routes = routes
         .with_state(server)
@@ -63,6 +61,17 @@ pub(super) fn router(server: Arc<Server>, more: Router) -> Router {
             routes.call(request).await
         }
     })
+}
+
+pub(super) fn endpoints() -> Vec<Endpoint<Arc<Server>>> {
+    vec![
+        get("/version", version),
+        post("/channels", create_channel),
+        get("/channels/{channel}/connect", connect_channel),
+        post("/channels/{channel}/tunnels", create_tunnel),
+        delete("/channels/{channel}/tunnels/{tunnel}", delete_tunnel),
+        get("/channels/{channel}/tunnels/{tunnel}/connect", connect_tunnel),
+    ]
 }
 
 pub(super) fn collapse_slashes(uri: &mut Uri) {
@@ -85,8 +94,13 @@ pub(super) fn collapse_slashes(uri: &mut Uri) {
     }
 }
 
-/// R1.
-async fn version(State(server): State<Arc<Server>>, request: Request) -> Answer {
+/// Tells the version of the protocol (R1).
+#[utoipa::path(get, path = "/version", tags = ["netunnel", "internal"],
+    security(("bearer" = []), ()),
+    responses(
+        (status = 200, body = String, content_type = "text/plain; charset=utf-8", description = "The version"),
+        Refusals))]
+pub(super) async fn version(State(server): State<Arc<Server>>, request: Request) -> Answer {
     caller(&server, &request)?;
     Ok(PROTOCOL_VERSION.into_response())
 }
@@ -111,8 +125,34 @@ async fn authenticate(State(server): State<Arc<Server>>, request: Request) -> An
     }
 }
 
-/// R3.
-async fn create_channel(State(server): State<Arc<Server>>, request: Request) -> Answer {
+/// The body of `POST /channels`. More members are ignored.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document; the body is read member by member")]
+pub(super) struct ChannelWish {
+    /// The client's version; any value.
+    version: Value,
+    /// What the client can do beyond NETunnel's protocol: a list of names. Anything else is none.
+    #[schema(required = false)]
+    features: Value,
+}
+
+/// A channel, which is to be connected next.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document; the answer is put together in parts")]
+pub(super) struct NewChannel {
+    /// Up to 2^53-1.
+    channel_id: u64,
+    version: String,
+    /// Those that both ends have; left out if there are none.
+    #[schema(nullable = false)]
+    features: Option<Vec<String>>,
+}
+
+/// Creates a channel (R3).
+#[utoipa::path(post, path = "/channels", tags = ["netunnel", "internal"], request_body = ChannelWish,
+    security(("bearer" = []), ()),
+    responses((status = 200, body = NewChannel, description = "The channel"), BodyRefusals, Refusals))]
+pub(super) async fn create_channel(State(server): State<Arc<Server>>, request: Request) -> Answer {
     let caller = caller(&server, &request)?;
     let body = object(&server, request).await?;
     let version = body.get("version").ok_or_else(|| missing("version"))?;
@@ -133,8 +173,11 @@ async fn create_channel(State(server): State<Arc<Server>>, request: Request) -> 
     }
 }
 
-/// R4.
-async fn connect_channel(
+/// Opens a channel's control websocket (R4).
+#[utoipa::path(get, path = "/channels/{channel}/connect", tags = ["netunnel", "internal"],
+    params(("channel" = u64, Path)), security(("bearer" = []), ()),
+    responses(HandshakeRefusals, NotNowConflict, Refusals))]
+pub(super) async fn connect_channel(
     State(server): State<Arc<Server>>,
     Path(channel): Path<String>,
     mut request: Request,
@@ -153,8 +196,50 @@ async fn connect_channel(
     Ok(response)
 }
 
-/// R5.
-async fn create_tunnel(
+/// The body of `POST /channels/{channel}/tunnels`: a destination for a forward tunnel, an entrance for a reverse one.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "for the document; the body is read member by member")]
+pub(super) enum TunnelWish {
+    /// From the client to a service that the server reaches.
+    Forward {
+        /// `false`.
+        reverse: bool,
+        exit_address: String,
+        exit_port: u16,
+    },
+    /// From the server to a service that the client reaches.
+    Reverse {
+        /// `true`.
+        reverse: bool,
+        entrance_address: String,
+        /// 0 or `null`: any allowed free one.
+        #[schema(required)]
+        entrance_port: Option<u16>,
+    },
+}
+
+/// A tunnel.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document; the answer is put together in parts")]
+pub(super) struct NewTunnel {
+    tunnel_id: u64,
+    /// Of a reverse tunnel: where it is entered.
+    #[schema(nullable = false)]
+    entrance_address: Option<String>,
+    #[schema(nullable = false)]
+    entrance_port: Option<u16>,
+}
+
+/// Creates a tunnel (R5).
+#[utoipa::path(post, path = "/channels/{channel}/tunnels", tags = ["netunnel", "internal"],
+    params(("channel" = u64, Path)), request_body = TunnelWish, security(("bearer" = []), ()),
+    responses(
+        (status = 200, body = NewTunnel, description = "The tunnel"),
+        (status = 429, body = ErrorText, description = "The channel has as many tunnels as it may",
+            headers(("Retry-After" = u64, description = "seconds"))),
+        BodyRefusals, NotNowConflict, Refusals))]
+pub(super) async fn create_tunnel(
     State(server): State<Arc<Server>>,
     Path(channel): Path<String>,
     request: Request,
@@ -229,8 +314,21 @@ async fn bind_freed(candidates: &[SocketAddr]) -> std::io::Result<TcpListener> {
     channel::bind(candidates).await
 }
 
-/// R6.
-async fn delete_tunnel(
+/// The body of `DELETE /channels/{channel}/tunnels/{tunnel}`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document; the body is read member by member")]
+pub(super) struct Deletion {
+    /// Cut connections instead of letting them end.
+    #[schema(required = false, default = false)]
+    force: bool,
+}
+
+/// Deletes a tunnel (R6).
+#[utoipa::path(delete, path = "/channels/{channel}/tunnels/{tunnel}", tags = ["netunnel", "internal"],
+    params(("channel" = u64, Path), ("tunnel" = u64, Path)), request_body = Deletion,
+    security(("bearer" = []), ()),
+    responses((status = 200, description = "It is gone; there is no body"), BodyRefusals, Refusals))]
+pub(super) async fn delete_tunnel(
     State(server): State<Arc<Server>>,
     Path((channel, tunnel)): Path<(String, String)>,
     request: Request,
@@ -259,8 +357,12 @@ async fn delete_tunnel(
     Ok(empty())
 }
 
-/// R7.
-async fn connect_tunnel(
+/// Opens a websocket for a tunnel's next connection (R7). Clients that did not agree on `r7-status` are refused after
+/// the upgrade, by a close code.
+#[utoipa::path(get, path = "/channels/{channel}/tunnels/{tunnel}/connect", tags = ["netunnel", "internal"],
+    params(("channel" = u64, Path), ("tunnel" = u64, Path)), security(("bearer" = []), ()),
+    responses(HandshakeRefusals, Refusals))]
+pub(super) async fn connect_tunnel(
     State(server): State<Arc<Server>>,
     Path((channel, tunnel)): Path<(String, String)>,
     mut request: Request,

@@ -4,27 +4,28 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use serde_json::Value;
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::task::TaskTracker;
+use utoipa::ToSchema;
 
-use super::channel::{Channel, Context};
+use super::channel::{Channel, Context, Opened};
 use super::control::{self, ControlEnd};
 use super::features::Features;
 use super::routes;
 use super::settings::Settings;
 use super::stop::{Stop, StopReason};
-use super::traffic::{Counts, Traffic};
+use super::traffic::{Counts, Traffic, Unreached};
 use super::transport::{accept, accept_data, control as control_websocket, refuse};
 use super::wire::shown;
 use crate::auth::{Authenticator, Identity};
@@ -43,6 +44,7 @@ pub struct Server {
     stop: Stop,
     tasks: TaskTracker,
     traffic: Arc<Traffic>,
+    opened: Arc<Opened>,
 }
 
 /// How much is open at the moment.
@@ -56,6 +58,31 @@ pub struct Census {
     pub connections: usize,
     /// Tasks of the server, its channels and their tunnels.
     pub tasks: usize,
+}
+
+/// The status page of one listener's tunnels. Sums are of everything since the start.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ServerStatus {
+    channels: usize,
+    tunnels: usize,
+    /// Tunnel websockets, waiting ones included.
+    websockets: usize,
+    /// Whether the daemon is stopping.
+    draining: bool,
+    #[serde(flatten)]
+    carried: Counts,
+    /// Those that have a channel now.
+    identities: Vec<IdentityStatus>,
+}
+
+/// The open channels of one identity, and what these have carried.
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+pub struct IdentityStatus {
+    identifier: String,
+    channels: usize,
+    tunnels: usize,
+    #[serde(flatten)]
+    carried: Counts,
 }
 
 /// A tunnel websocket that is counted for as long as this lives.
@@ -110,6 +137,7 @@ impl Server {
             stop: Stop::new(),
             tasks: TaskTracker::new(),
             traffic: Arc::default(),
+            opened: Arc::default(),
         })
     }
 
@@ -142,34 +170,38 @@ impl Server {
     }
 
     /// What is open now and what it has carried, for a status page.
-    pub fn status(&self) -> Value {
+    pub fn status(&self) -> ServerStatus {
         let channels: Vec<_> = self.channels().values().cloned().collect();
-        let Census { connections, .. } = self.census();
-        let mut identities: BTreeMap<&str, (usize, usize, Counts)> = BTreeMap::new();
+        let mut identities: BTreeMap<&str, IdentityStatus> = BTreeMap::new();
         for channel in &channels {
-            let (open, tunnels, sum) = identities.entry(channel.owner.identifier()).or_default();
-            *open += 1;
-            *tunnels += channel.tunnels().len();
-            *sum = *sum + channel.traffic.counts();
+            let identifier = channel.owner.identifier();
+            let identity = identities.entry(identifier).or_insert_with(|| IdentityStatus {
+                identifier: identifier.into(),
+                ..IdentityStatus::default()
+            });
+            identity.channels += 1;
+            identity.tunnels += channel.tunnels().len();
+            identity.carried = identity.carried + channel.traffic.counts();
         }
-        let tunnels: usize = identities.values().map(|(_, tunnels, _)| tunnels).sum();
-        let identities: Vec<Value> = identities
-            .into_iter()
-            .map(|(identifier, (channels, tunnels, counts))| {
-                let mut status = counts.status();
-                status["identifier"] = identifier.into();
-                status["channels"] = channels.into();
-                status["tunnels"] = tunnels.into();
-                status
-            })
-            .collect();
-        let mut status = self.counts().status();
-        status["channels"] = channels.len().into();
-        status["tunnels"] = tunnels.into();
-        status["websockets"] = connections.into();
-        status["draining"] = self.is_draining().into();
-        status["identities"] = identities.into();
-        status
+        ServerStatus {
+            channels: channels.len(),
+            tunnels: identities.values().map(|identity| identity.tunnels).sum(),
+            websockets: self.connections.load(Ordering::Relaxed),
+            draining: self.is_draining(),
+            carried: self.counts(),
+            identities: identities.into_values().collect(),
+        }
+    }
+
+    /// Channels and tunnels since the start.
+    pub(crate) fn opened(&self) -> (u64, u64) {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (read(&self.opened.channels), read(&self.opened.tunnels))
+    }
+
+    /// How often destinations were not reached, and why.
+    pub(crate) fn unreached(&self) -> impl Iterator<Item = (Unreached, u64)> {
+        self.traffic.unreached().into_iter()
     }
 
     /// Deletes every tunnel, at its client too, and closes every channel.
@@ -249,8 +281,8 @@ impl Server {
             while channels.contains_key(&id) {
                 id = random_id();
             }
-            let channel =
-                Channel::new(id, owner, features, &self.settings, &self.stop, &self.traffic);
+            let whole = (&self.traffic, &self.opened);
+            let channel = Channel::new(id, owner, features, &self.settings, &self.stop, whole);
             channels.insert(id, channel.clone());
             channel
         };

@@ -326,6 +326,9 @@ impl Session {
                 // The library answers a CLOSE by itself; the answer has to leave.
                 self.flushing = true;
                 self.outbound.clear();
+                if !self.closing && self.doomed.is_none() && self.stopped.is_none() {
+                    self.ending_since = Instant::now();
+                }
                 let orderly = matches!(code, CloseCode::Normal | CloseCode::Status);
                 if orderly {
                     // The other side's own CLOSE, not the echo of ours: its data is complete.
@@ -552,6 +555,12 @@ impl Session {
         }
     }
 
+    /// The other side has said CLOSE and the program has got everything: only the answer is to leave, and whoever says
+    /// CLOSE need not read up to it.
+    fn only_answers(&self) -> bool {
+        self.receiving == Receiving::Closed && self.inbound.is_empty()
+    }
+
     /// Whether something is held that a side does not take.
     fn blocked(&self) -> bool {
         !self.inbound.is_empty() || !self.outbound.is_empty() || self.flushing
@@ -564,7 +573,7 @@ impl Session {
 
     /// When something has to happen although nothing moves.
     fn deadline(&self) -> Option<Instant> {
-        if self.doomed.is_some() || self.stopped.is_some() {
+        if self.doomed.is_some() || self.stopped.is_some() || self.only_answers() {
             return Some(self.ending_since + self.options.close);
         }
         if self.blocked() {
@@ -613,6 +622,9 @@ impl Session {
         }
         if let Some(reason) = self.stopped {
             return Poll::Ready(Some(End::Stopped(reason)));
+        }
+        if self.only_answers() {
+            return Poll::Ready(Some(End::Clean));
         }
         if self.blocked() {
             return Poll::Ready(Some(End::Stalled));

@@ -4,7 +4,8 @@ use std::ops::Add;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Counters of one channel or of everything; a channel's also count for the whole.
 #[derive(Debug, Default)]
@@ -12,33 +13,53 @@ pub(super) struct Traffic {
     whole: Option<Arc<Traffic>>,
     open: AtomicU64,
     connections: AtomicU64,
-    failed: AtomicU64,
+    failed: [AtomicU64; Unreached::ALL.len()],
     sent: AtomicU64,
     received: AtomicU64,
 }
 
+/// Why a destination was not reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreached {
+    Denied,
+    Resolve,
+    Timeout,
+    Connect,
+}
+
+impl Unreached {
+    const ALL: [Self; 4] = [Self::Denied, Self::Resolve, Self::Timeout, Self::Connect];
+
+    /// The word for it in metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Resolve => "resolve",
+            Self::Timeout => "timeout",
+            Self::Connect => "connect",
+        }
+    }
+}
+
 /// The counters at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+///
+/// As JSON it has the names of a server's status page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Counts {
     /// Connections that are being carried.
+    #[serde(rename = "open_connections")]
     pub open: u64,
     /// Connections so far, the open ones included.
     pub connections: u64,
     /// Destinations that were not reached.
+    #[serde(rename = "unreached")]
     pub failed: u64,
     /// Bytes of payload into websockets.
+    #[serde(rename = "bytes_to_clients")]
     pub sent: u64,
     /// Bytes of payload out of websockets.
+    #[serde(rename = "bytes_from_clients")]
     pub received: u64,
-}
-
-impl Counts {
-    /// As a status page of the server shows it.
-    pub(super) fn status(self) -> Value {
-        json!({"open_connections": self.open, "connections": self.connections,
-            "unreached": self.failed, "bytes_to_clients": self.sent,
-            "bytes_from_clients": self.received})
-    }
 }
 
 impl Add for Counts {
@@ -88,10 +109,15 @@ impl Traffic {
         Open(self)
     }
 
-    pub(super) fn failed(&self) {
+    pub(super) fn failed(&self, why: Unreached) {
         self.each(|traffic| {
-            traffic.failed.fetch_add(1, Ordering::Relaxed);
+            traffic.failed[why as usize].fetch_add(1, Ordering::Relaxed);
         });
+    }
+
+    /// How often which happened.
+    pub(super) fn unreached(&self) -> [(Unreached, u64); Unreached::ALL.len()] {
+        Unreached::ALL.map(|why| (why, self.failed[why as usize].load(Ordering::Relaxed)))
     }
 
     pub(super) fn sent(&self, bytes: usize) {
@@ -111,7 +137,7 @@ impl Traffic {
         Counts {
             open: read(&self.open),
             connections: read(&self.connections),
-            failed: read(&self.failed),
+            failed: self.failed.iter().map(read).sum(),
             sent: read(&self.sent),
             received: read(&self.received),
         }
@@ -129,7 +155,8 @@ mod tests {
         let open = one.opened();
         one.sent(3);
         other.received(4);
-        other.failed();
+        other.failed(Unreached::Timeout);
+        assert!(whole.unreached().contains(&(Unreached::Timeout, 1)));
         assert_eq!(
             whole.counts(),
             Counts { open: 1, connections: 1, failed: 1, sent: 3, received: 4 }

@@ -246,6 +246,13 @@ impl Drop for Daemon {
     }
 }
 
+/// What a daemon says that does not start: (exit code, standard error).
+pub fn refusal(options: &Options) -> (i32, String) {
+    let root = tempfile::tempdir().unwrap();
+    let output = command(root.path(), options).output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
 /// The command that starts a daemon in `root`.
 pub fn command(root: &Path, options: &Options) -> Command {
     let file = root.join("jwtunneld.toml");
@@ -280,7 +287,7 @@ fn configuration(root: &Path, options: &Options) -> String {
     } else {
         format!("database_url = \"sqlite://{root}/t.db\"\n")
     };
-    let keys = if options.environment.contains_key("RSA_PUBLIC_KEY_PATH") {
+    let keys = if options.environment.keys().any(|name| name.starts_with("RSA_")) {
         String::new()
     } else {
         format!("[keys]\ndirectory = \"{root}/keys\"\n")
@@ -350,9 +357,15 @@ fn part(token: &str, index: usize) -> Value {
 
 /// Runs `jwtunnel` with `input` on its standard input: (exit code, stdout, stderr).
 pub fn jwtunnel(arguments: &[&str], input: &str) -> (i32, String, String) {
+    jwtunnel_in(Path::new("."), arguments, input)
+}
+
+/// As [`jwtunnel`], in a folder where it finds and leaves files.
+pub fn jwtunnel_in(folder: &Path, arguments: &[&str], input: &str) -> (i32, String, String) {
     use std::io::Write as _;
     let mut child = Command::new(env!("CARGO_BIN_EXE_jwtunnel"))
         .args(arguments)
+        .current_dir(folder)
         .env_remove("JWTUNNEL_INTERNAL")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use uuid::Uuid;
 
-use super::usage_error;
+use super::{parse_uuid, usage_error};
 use crate::shutdown;
 use keeper::Keeper;
 use options::Wanted;
@@ -86,7 +86,7 @@ pub struct Args {
     key_file: Option<PathBuf>,
 
     /// Identifier that the key is registered for; without it the server takes the registered one.
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     identifier: Option<Uuid>,
 
     /// Where JWThenticator is: a path on the server's host, or a URL [default: /jwthenticator].
@@ -247,7 +247,23 @@ mod tests {
         assert_eq!(error("jwtunnel -r"), "--local-port is required for reverse tunnel");
         assert!(error("jwtunnel --client-cert a").contains("--client-key"));
         assert!(error("jwtunnel --key-file /nonexistent").starts_with("--key-file /nonexistent: "));
-        assert!(error("jwtunnel -s ftp://h").contains("expected http://"));
+        for url in ["gw.example", "gw.example:443/x", "ftp://h", "http://", "//h"] {
+            let text = error(&format!("jwtunnel -s {url}"));
+            assert!(text.starts_with(&format!("--server {url}: expected http://HOST")), "{text}");
+        }
+        let ca = error("jwtunnel -s https://h --ca /nonexistent");
+        assert!(ca.starts_with("--ca /nonexistent: ") && ca.contains("PEM"), "{ca}");
+        let proxy = error("jwtunnel --proxy-url u:secret@p");
+        assert!(
+            proxy.starts_with("--proxy-url: ") && proxy.contains("http://HOST:PORT"),
+            "{proxy}"
+        );
+        assert!(!proxy.contains("secret"), "{proxy}");
+        assert!(
+            error("jwtunnel --token-file /nonexistent").starts_with("--token-file /nonexistent: ")
+        );
+        assert!(error("jwtunnel --key-file /dev/null").contains("the file is empty"));
+        assert!(error("jwtunnel --auth-uri x:y").starts_with("--auth-uri x:y: expected a path"));
         assert!(error("jwtunnel --proxy-url http://p --proxy-username u").contains("both"));
         assert!(Line::try_parse_from(["jwtunnel", "-L", "1:2"]).is_err());
         let folder = tempfile::tempdir().unwrap();
@@ -257,7 +273,19 @@ mod tests {
             Wanted::read(&parse(&format!("jwtunnel --config {}", path.display())))
         };
         let wrong = with("server = \"http://h\"\nforwards = []\n").err().unwrap();
-        assert!(wrong.contains("t.toml: line 2: unknown field `forwards`"), "{wrong}");
+        let expected = "t.toml: line 2: `forwards = []`: unknown field `forwards`";
+        assert!(wrong.contains(expected), "{wrong}");
+        let wrong = with("insecure = true\nserver = 5\n").err().unwrap();
+        assert!(
+            wrong.ends_with("t.toml: line 2: `server = 5`: expected a text in quotes"),
+            "{wrong}"
+        );
+        let wrong = with("identifier = \"x\"\n").err().unwrap();
+        assert!(wrong.contains("line 1: `identifier = \"x\"`: expected a UUID such as"), "{wrong}");
+        let wrong = with("server = \"h\"\n").err().unwrap();
+        assert!(wrong.contains("t.toml: server = \"h\": expected http://HOST"), "{wrong}");
+        let wrong = with("token_file = \"/nonexistent\"\n").err().unwrap();
+        assert!(wrong.contains("t.toml: token_file = \"/nonexistent\": "), "{wrong}");
         let wrong = with("forward = [\"x\"]\n").err().unwrap();
         assert!(wrong.contains("forward \"x\": expected [ADDRESS:]PORT"), "{wrong}");
         let wanted = with("forward = [\"1:h:2\", \"/s:h:2\"]\nreverse = [\"0:/s\"]\n")

@@ -537,7 +537,7 @@ impl Shared {
             match exit::serve(ws, options, dial, log_end, &life.retired, &life.stop).await {
                 Served::Carried => {}
                 Served::Failed(error) => {
-                    self.traffic.failed();
+                    self.traffic.failed(error.kind());
                     warn(&DIAL_FAILED, "the local end cannot be reached", &error);
                 }
                 Served::WrongStart => tracing::warn!("the server sent a wrong start message"),

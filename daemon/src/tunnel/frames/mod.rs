@@ -5,6 +5,8 @@
 //! write; pieces of a message are handed on as they come. The interface is the library's, so that entrance, exit and
 //! session read as if it were used; control websockets do use it.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod parser;
 
 use std::collections::VecDeque;

@@ -119,8 +119,8 @@ impl Operator {
             // Both were good when the peer was registered.
             let credentials = self.credentials(&entry.auth_data);
             let Ok(credentials) = credentials else { continue };
-            let made =
-                self.connector(entry.id, &entry.target_netunnel_url, credentials, proxy.clone());
+            let PeerEntry { id, name, target_netunnel_url, .. } = &entry;
+            let made = self.connector(*id, name, target_netunnel_url, credentials, proxy.clone());
             if let Ok((connector, saver)) = made {
                 self.reconnect(entry.id, connector, saver).await;
             }

@@ -6,8 +6,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
-use serde_json::{Value, json};
+use serde_json::json;
 use tower_service::Service;
 
 use super::super::respond::{error, json};
@@ -16,26 +15,24 @@ use super::super::routes::collapse_slashes;
 /// First segments of the tunnels' paths.
 const TUNNELS: [&str; 4] = ["version", "channels", "peers", "config"];
 
-/// One router out of the issuer's internal one and `tunnels`, and `/status`, which is what `status` gives. `hosts` are the names besides `localhost` and IP
-/// addresses under which the listener may be asked.
+/// First segments of the paths of `pages`.
+const PAGES: [&str; 3] = ["status", "metrics", "openapi.json"];
+
+/// One router out of the issuer's internal one, `tunnels` and `pages`, which are about both. `hosts` are the names
+/// besides `localhost` and IP addresses under which the listener may be asked.
 ///
 /// A browser on this machine can be made to send requests here by any web page. It says so in `Origin`; where it
 /// does not, the page's own name is in `Host`, if that was made to lead here.
 pub fn internal_router(
     issuer: Router,
     tunnels: Router,
+    pages: Router,
     hosts: Vec<String>,
-    status: impl Fn() -> Value + Clone + Send + Sync + 'static,
 ) -> Router {
-    let shown = move || {
-        let status = status.clone();
-        async move { json(StatusCode::OK, &status()) }
-    };
-    let status = Router::new().route("/status", get(shown));
     let hosts = Arc::new(hosts);
     Router::new().fallback(move |mut request: Request| {
         let (mut issuer, mut tunnels, hosts) = (issuer.clone(), tunnels.clone(), hosts.clone());
-        let mut status = status.clone();
+        let mut pages = pages.clone();
         async move {
             let path = request.uri().path();
             let segment = path.split('/').find(|part| !part.is_empty()).unwrap_or_default();
@@ -50,8 +47,8 @@ pub fn internal_router(
             if TUNNELS.contains(&segment) {
                 collapse_slashes(request.uri_mut());
                 tunnels.call(request).await.into_response()
-            } else if segment == "status" {
-                status.call(request).await.into_response()
+            } else if PAGES.contains(&segment) {
+                pages.call(request).await.into_response()
             } else {
                 issuer.call(request).await.into_response()
             }

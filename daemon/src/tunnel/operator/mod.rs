@@ -7,8 +7,11 @@ mod defaults;
 mod input;
 mod internal;
 mod peer_auth;
+mod peer_tls;
 mod routes;
+mod shapes;
 mod static_tunnel;
+mod status;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,7 +22,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
-use super::client::{ClientError, Connector, Credentials, Entrance, Network, Proxy, Trust};
+use super::client::{ClientError, Connector, Credentials, Entrance, Network, Proxy};
 use super::configured::{ConfiguredError, policy};
 use super::policy::Policy;
 use super::server::Server;
@@ -28,7 +31,14 @@ use super::state::{Document, Opened, PeerEntry, SecretKey, StateFile, TunnelEntr
 use crate::config::Netunnel;
 use crate::logging::untrusted;
 use crate::secret::Secret;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) use input::read_as_all;
 pub use internal::internal_router;
+#[cfg(test)]
+pub(in crate::tunnel) use routes::all_routes;
+pub(in crate::tunnel) use routes::document;
+pub(crate) use status::Condition;
+pub use status::StaticTunnelStatus;
 
 use input::{NewPeer, NewTunnel, PeerChange};
 use static_tunnel::{State, StaticTunnel, first_state};
@@ -158,8 +168,15 @@ impl Operator {
             let credentials = operator.credentials(&entry.auth_data);
             let credentials = credentials.map_err(bad)?;
             let (connector, saver) = operator
-                .connector(entry.id, &entry.target_netunnel_url, credentials, proxy.clone())
+                .connector(
+                    entry.id,
+                    &entry.name,
+                    &entry.target_netunnel_url,
+                    credentials,
+                    proxy.clone(),
+                )
                 .map_err(|error| bad(error.to_string()))?;
+            peer_tls::warn_if_unverified(config, &entry.name);
             tracing::info!(
                 event = "peer",
                 peer = untrusted(&entry.name),
@@ -182,9 +199,14 @@ impl Operator {
 
     /// The routes of `server`, and those for operators, for the callers that `admins` names.
     pub fn router(self: &Arc<Self>, server: &Arc<Server>, admins: Admins) -> Router {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner).push(server.clone());
+        self.may_disconnect(server);
         let more = routes::router(self.clone(), server.clone(), admins);
         super::routes::router(server.clone(), more)
+    }
+
+    /// A factory reset may disconnect the clients of `server`, too, which has no routes for operators.
+    pub fn may_disconnect(&self, server: &Arc<Server>) {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).push(server.clone());
     }
 
     fn servers(&self) -> Vec<Arc<Server>> {
@@ -209,13 +231,14 @@ impl Operator {
     fn connector(
         self: &Arc<Self>,
         id: u64,
+        name: &str,
         url: &str,
         credentials: Credentials,
         proxy: Option<Proxy>,
     ) -> Result<(Connector, Option<Saver>), ClientError> {
         let changes = credentials.refresh_token();
-        let insecure = self.live().document.allow_unverified_peers();
-        let trust = Trust { ca_file: self.config.peer_ca_file.clone(), insecure, identity: None };
+        let unverified = self.live().document.allow_unverified_peers();
+        let trust = peer_tls::trust(&self.config, name, unverified);
         let network = Network { trust, proxy, guarded: true };
         let connector = Connector::through(url, &network, credentials)?;
         let saver = changes.map(|mut changes| {
@@ -397,15 +420,17 @@ impl Operator {
         let change = PeerChange::read(body).map_err(|errors| Refusal::bad(errors.to_string()))?;
         let _changing = self.changes.lock().await;
         let mut entry = self.entry(id)?;
+        let mut other_tls = false;
         if let Some(name) = change.name {
             self.refuse_duplicate(&name, Some(entry.id))?;
+            other_tls = peer_tls::differs(&self.config, &name, &entry.name);
             entry.name = name;
         }
         let url = change.url.unwrap_or_else(|| entry.target_netunnel_url.clone());
         let auth_data =
             change.auth_data.map(|posted| peer_auth::unmasked(posted, &entry.auth_data));
         let auth_data = auth_data.unwrap_or_else(|| entry.auth_data.clone());
-        if url == entry.target_netunnel_url && auth_data == entry.auth_data {
+        if url == entry.target_netunnel_url && auth_data == entry.auth_data && !other_tls {
             self.put(entry.clone()).await?;
             return Ok(shown(&entry));
         }
@@ -554,12 +579,13 @@ impl Operator {
         auth_data: &peer_auth::AuthData,
         credentials: Credentials,
     ) -> Result<Connected, Refusal> {
-        let name = super::wire::shown(name);
         let proxy = self.proxy();
         let refresh = credentials.refresh_token();
         let (connector, saver) = self
-            .connector(id, url, credentials, proxy)
+            .connector(id, name, url, credentials, proxy)
             .map_err(|error| Refusal::bad(error.to_string()))?;
+        peer_tls::warn_if_unverified(&self.config, name);
+        let name = super::wire::shown(name);
         let check = async {
             let client = connector.connect().await?;
             let version = client.ask_version().await;
@@ -577,27 +603,6 @@ impl Operator {
                 Err(not_connected(&name, &error))
             }
         }
-    }
-
-    /// The static tunnels, for a status page.
-    pub fn status(&self) -> Value {
-        let live = self.live();
-        let tunnels = live.peers.values().flat_map(|peer| {
-            peer.entry.static_tunnels.iter().map(|entry| {
-                let state = peer.tunnels.get(&entry.id).map(StaticTunnel::state);
-                let (state, reason) = match state {
-                    Some(State::Online) => ("online", None),
-                    Some(State::Starting) => ("starting", None),
-                    Some(State::Offline(reason)) => ("offline", Some(reason)),
-                    None => ("offline", Some("its local port cannot be bound".into())),
-                };
-                json!({"peer": peer.entry.name, "id": entry.id, "state": state, "reason": reason,
-                    "entrance": format!("{}:{}", entry.tunnel_local_address, entry.tunnel_local_port),
-                    "exit": format!("{}:{}", entry.tunnel_remote_address, entry.tunnel_remote_port)})
-            })
-        });
-        let status: Value = tunnels.collect();
-        status
     }
 }
 

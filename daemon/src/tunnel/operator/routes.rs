@@ -10,16 +10,22 @@ use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{Response, StatusCode};
 use axum::middleware::{self, Next};
-use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::OpenApi as _;
+use utoipa::openapi::OpenApi;
 
+use super::super::openapi::{BodyRefusals, Elsewhere, NotNowConflict, Refusals};
 use super::super::respond::{empty, error, json as json_response};
 use super::super::routes::{Answer, caller, number, object};
 use super::super::server::Server;
 use super::super::wire::shown;
+use super::shapes::{
+    NewPeer, NewProxy, NewStaticTunnel, Peer, PeerUpdate, Proxy, Reset, StaticTunnel,
+};
 use super::{Admins, Done, Operator, Refusal};
 use crate::auth::Identity;
+use crate::endpoint::{self, Endpoint, delete, get, post};
 
 /// What every handler needs.
 #[derive(Clone)]
@@ -46,15 +52,54 @@ async fn admin(State(shared): State<Shared>, mut request: Request, next: Next) -
 
 pub(super) fn router(operator: Arc<Operator>, server: Arc<Server>, admins: Admins) -> Router {
     let shared = Shared { operator, server, admins: Arc::new(admins) };
-    Router::new()
-        .route("/peers", get(list).post(register))
-        .route("/peers/{peer}", get(show).post(update).delete(remove))
-        .route("/peers/{peer}/static_tunnels", get(list_tunnels).post(add_tunnel))
-        .route("/peers/{peer}/static_tunnels/{tunnel}", get(show_tunnel).delete(remove_tunnel))
-        .route("/config/http-proxy", get(http_proxy).post(set_http_proxy))
-        .route("/config/factory-reset", post(factory_reset))
+    endpoint::router("", endpoints())
         .route_layer(middleware::from_fn_with_state(shared.clone(), admin))
         .with_state(shared)
+}
+
+fn endpoints() -> Vec<Endpoint<Shared>> {
+    vec![
+        get("/peers", list),
+        post("/peers", register),
+        get("/peers/{peer}", show),
+        post("/peers/{peer}", update),
+        delete("/peers/{peer}", remove),
+        get("/peers/{peer}/static_tunnels", list_tunnels),
+        post("/peers/{peer}/static_tunnels", add_tunnel),
+        get("/peers/{peer}/static_tunnels/{tunnel}", show_tunnel),
+        delete("/peers/{peer}/static_tunnels/{tunnel}", remove_tunnel),
+        get("/config/http-proxy", http_proxy),
+        post("/config/http-proxy", set_http_proxy),
+        post("/config/factory-reset", factory_reset),
+    ]
+}
+
+/// All routes for operators.
+#[cfg(test)]
+pub(in crate::tunnel) fn all_routes() -> impl Iterator<Item = (::http::Method, &'static str)> {
+    endpoints().into_iter().map(|endpoint| (endpoint.method, endpoint.path))
+}
+
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(
+    list,
+    register,
+    show,
+    update,
+    remove,
+    list_tunnels,
+    add_tunnel,
+    show_tunnel,
+    remove_tunnel,
+    http_proxy,
+    set_http_proxy,
+    factory_reset,
+))]
+struct Operators;
+
+/// The routes' part of the API document.
+pub(in crate::tunnel) fn document() -> OpenApi {
+    Operators::openapi()
 }
 
 #[derive(Deserialize)]
@@ -63,20 +108,32 @@ struct Filter {
     name: String,
 }
 
+/// Lists the peers, or the one of a name (R8).
+#[utoipa::path(get, path = "/peers", operation_id = "operator_list", tags = ["netunnel", "internal"], params(("name" = Option<String>, Query)), security(("bearer" = []), ()),
+    responses((status = 200, body = Vec<Peer>, description = "The peers"), Refusals))]
 async fn list(State(shared): State<Shared>, Query(filter): Query<Filter>) -> Answer {
     answer(Ok(shared.operator.list(&filter.name)))
 }
 
+/// Registers a peer, which has to answer (R9).
+#[utoipa::path(post, path = "/peers", operation_id = "operator_register", tags = ["netunnel", "internal"], request_body = NewPeer, security(("bearer" = []), ()),
+    responses((status = 200, body = Peer, description = "The peer"), BodyRefusals, NotNowConflict, Elsewhere, Refusals))]
 async fn register(State(shared): State<Shared>, request: Request) -> Answer {
     let body = object(&shared.server, request).await?;
     answer(finish(async move { shared.operator.register(&body).await }).await)
 }
 
+/// Shows a peer (R10).
+#[utoipa::path(get, path = "/peers/{peer}", operation_id = "operator_show", tags = ["netunnel", "internal"], params(("peer" = u64, Path)), security(("bearer" = []), ()),
+    responses((status = 200, body = Peer, description = "The peer"), Refusals))]
 async fn show(State(shared): State<Shared>, Path(peer): Path<String>) -> Answer {
     let peer = number(&peer)?;
     answer(shared.operator.entry(peer).map(|entry| super::shown(&entry)))
 }
 
+/// Changes a peer (R11).
+#[utoipa::path(post, path = "/peers/{peer}", operation_id = "operator_update", tags = ["netunnel", "internal"], params(("peer" = u64, Path)), request_body = PeerUpdate, security(("bearer" = []), ()),
+    responses((status = 200, body = Peer, description = "The peer"), BodyRefusals, NotNowConflict, Elsewhere, Refusals))]
 async fn update(
     State(shared): State<Shared>,
     Path(peer): Path<String>,
@@ -87,16 +144,25 @@ async fn update(
     answer(finish(async move { shared.operator.update(peer, &body).await }).await)
 }
 
+/// Deletes a peer and its static tunnels (R12).
+#[utoipa::path(delete, path = "/peers/{peer}", operation_id = "operator_remove", tags = ["netunnel", "internal"], params(("peer" = u64, Path)), security(("bearer" = []), ()),
+    responses((status = 200, description = "It is done; there is no body"), Refusals))]
 async fn remove(State(shared): State<Shared>, Path(peer): Path<String>) -> Answer {
     let peer = number(&peer)?;
     done(finish(async move { shared.operator.remove(peer).await }).await)
 }
 
+/// Lists the static tunnels of a peer (R13).
+#[utoipa::path(get, path = "/peers/{peer}/static_tunnels", operation_id = "operator_list_tunnels", tags = ["netunnel", "internal"], params(("peer" = u64, Path)), security(("bearer" = []), ()),
+    responses((status = 200, body = Vec<StaticTunnel>, description = "The static tunnels"), Refusals))]
 async fn list_tunnels(State(shared): State<Shared>, Path(peer): Path<String>) -> Answer {
     let peer = number(&peer)?;
     answer(shared.operator.entry(peer).map(|entry| json!(entry.static_tunnels)))
 }
 
+/// Makes a static tunnel (R14).
+#[utoipa::path(post, path = "/peers/{peer}/static_tunnels", operation_id = "operator_add_tunnel", tags = ["netunnel", "internal"], params(("peer" = u64, Path)), request_body = NewStaticTunnel, security(("bearer" = []), ()),
+    responses((status = 200, body = StaticTunnel, description = "The static tunnel"), BodyRefusals, NotNowConflict, Elsewhere, Refusals))]
 async fn add_tunnel(
     State(shared): State<Shared>,
     Path(peer): Path<String>,
@@ -107,6 +173,9 @@ async fn add_tunnel(
     answer(finish(async move { shared.operator.add_tunnel(peer, &body).await }).await)
 }
 
+/// Shows a static tunnel (R15).
+#[utoipa::path(get, path = "/peers/{peer}/static_tunnels/{tunnel}", operation_id = "operator_show_tunnel", tags = ["netunnel", "internal"], params(("peer" = u64, Path), ("tunnel" = u64, Path)), security(("bearer" = []), ()),
+    responses((status = 200, body = StaticTunnel, description = "The static tunnel"), Refusals))]
 async fn show_tunnel(
     State(shared): State<Shared>,
     Path((peer, tunnel)): Path<(String, String)>,
@@ -115,6 +184,9 @@ async fn show_tunnel(
     answer(shared.operator.tunnel(peer, tunnel).map(|entry| json!(entry)))
 }
 
+/// Deletes a static tunnel (R16).
+#[utoipa::path(delete, path = "/peers/{peer}/static_tunnels/{tunnel}", operation_id = "operator_remove_tunnel", tags = ["netunnel", "internal"], params(("peer" = u64, Path), ("tunnel" = u64, Path)), security(("bearer" = []), ()),
+    responses((status = 200, description = "It is done; there is no body"), Refusals))]
 async fn remove_tunnel(
     State(shared): State<Shared>,
     Path((peer, tunnel)): Path<(String, String)>,
@@ -123,15 +195,24 @@ async fn remove_tunnel(
     done(finish(async move { shared.operator.remove_tunnel(peer, tunnel).await }).await)
 }
 
+/// Shows the proxy towards peers (R17).
+#[utoipa::path(get, path = "/config/http-proxy", operation_id = "operator_http_proxy", tags = ["netunnel", "internal"], security(("bearer" = []), ()),
+    responses((status = 200, body = Proxy, description = "The proxy"), Refusals))]
 async fn http_proxy(State(shared): State<Shared>) -> Answer {
     answer(Ok(shared.operator.http_proxy()))
 }
 
+/// Sets the proxy towards peers, which has to work (R18).
+#[utoipa::path(post, path = "/config/http-proxy", operation_id = "operator_set_http_proxy", tags = ["netunnel", "internal"], request_body = NewProxy, security(("bearer" = []), ()),
+    responses((status = 200, body = Proxy, description = "The proxy"), BodyRefusals, NotNowConflict, Elsewhere, Refusals))]
 async fn set_http_proxy(State(shared): State<Shared>, request: Request) -> Answer {
     let body = object(&shared.server, request).await?;
     answer(finish(async move { shared.operator.set_http_proxy(&body).await }).await)
 }
 
+/// Forgets every peer and setting, after a copy (R19).
+#[utoipa::path(post, path = "/config/factory-reset", operation_id = "operator_factory_reset", tags = ["netunnel", "internal"], request_body = Reset, security(("bearer" = []), ()),
+    responses((status = 200, description = "It is done; there is no body"), BodyRefusals, NotNowConflict, Elsewhere, Refusals))]
 async fn factory_reset(
     State(shared): State<Shared>,
     Extension(caller): Extension<Identity>,
