@@ -80,15 +80,14 @@ mod leg {
 
 /// Measures the wanted rows.
 pub(crate) fn run(options: &RunOptions, report: &mut Report) -> Result<()> {
-    let sqlite = &IDS[..6];
-    if options.wants_any(sqlite) {
-        say("starting jwtunneld and jwthenticator on SQLite");
+    let compared =
+        ["issuer-authenticate-sqlite", "issuer-refresh-sqlite", "issuer-validate", "issuer-jwks"];
+    if options.wants_any(&compared) || options.wants_any(&["issuer-cpu", "issuer-health"]) {
+        say("starting the services on SQLite");
         let ours = Service::ours(options, "sqlite", None)?;
-        let original = match options.wants_any(&["issuer-cpu", "issuer-health"])
-            && !options.wants_any(&[IDS[0], IDS[1], IDS[3], IDS[4]])
-        {
-            true => None,
-            false => Some(Service::original_on_sqlite(options)?),
+        let original = match options.wants_any(&compared) {
+            true => Some(Service::original_on_sqlite(options)?),
+            false => None,
         };
         let suite = Suite { options, ours: &ours, original: original.as_ref() };
         suite.tokens("sqlite", "issuer-authenticate-sqlite", "issuer-refresh-sqlite", report)?;
