@@ -15,6 +15,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use jwt_core::{Claims, Compact, JwkSet, Policy, Rejection, dangerous};
 use serde_json::json;
 
+use crate::bearer::{self, NoToken};
 use crate::clock::Clock;
 use crate::revocation::{LiveRevocations, Revocations};
 use crate::secret::Secret;
@@ -240,7 +241,7 @@ impl Authenticator {
                 if keys.is_empty() && self.remotes.iter().all(|r| r.keys.load().is_empty()) {
                     return Err(AuthError::NoKeys);
                 }
-                let identity = self.identify(bearer(headers)?, &keys)?;
+                let identity = self.identify(bearer::token(headers)?, &keys)?;
                 if identity.is_revoked(&self.revocations.load()) {
                     return Err(AuthError::Revoked);
                 }
@@ -250,7 +251,7 @@ impl Authenticator {
     }
 
     fn verify(&self, headers: &HeaderMap, keys: &JwkSet) -> Result<Claims, AuthError> {
-        let token = bearer(headers)?;
+        let token = bearer::token(headers)?;
         jwt_core::verify(token, keys, &self.policy, self.clock.unix_now())
             .map_err(AuthError::Rejected)
     }
@@ -323,17 +324,12 @@ impl Authenticator {
     }
 }
 
-/// The token of `Authorization: Bearer`, the one place where it is looked for (RFC 6750 §2.1).
-fn bearer(headers: &HeaderMap) -> Result<&[u8], AuthError> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let value = values.next().ok_or(AuthError::Missing)?.as_bytes();
-    if values.next().is_some() {
-        return Err(AuthError::Ambiguous);
-    }
-    // RFC 9110 §11.1: the scheme is case-insensitive.
-    match value.split_at_checked("Bearer ".len()) {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"Bearer ") => Ok(token),
-        _ => Err(AuthError::Missing),
+impl From<NoToken> for AuthError {
+    fn from(why: NoToken) -> Self {
+        match why {
+            NoToken::Missing => Self::Missing,
+            NoToken::Ambiguous => Self::Ambiguous,
+        }
     }
 }
 

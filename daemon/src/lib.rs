@@ -1,34 +1,113 @@
-//! jwtunnel, the daemon and the command line, as a library.
+//! jwtunnel as a library: tokens, services protected by them, and tunnels.
 //!
-//! The issuer exchanges registered keys for signed tokens and publishes the public keys in a file
-//! that nginx reads; the tunnel server carries TCP over websockets behind it. Data flows one way:
-//! database -> issuer -> JWKS file -> verifiers.
+//! The daemon `jwtunneld` exchanges registered keys for signed tokens, publishes the public keys in a file that nginx
+//! reads, and carries TCP over websockets. The command line `jwtunnel` is its client. A Rust program can be one too, in
+//! three ways:
+//!
+//! **A client of protected services**, [`client`]: a key becomes a token that stays fresh.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use jwtunnel::client::{Client, Secret};
+//!
+//! let client = Client::builder("https://gateway.example/jwthenticator")
+//!     .key(Secret::new(std::fs::read_to_string("key")?.trim()))
+//!     .build()
+//!     .await?;
+//! let http = reqwest::Client::new();
+//! let answer = client.send(http.get("https://gateway.example/api/")).await?.text().await?;
+//! # drop(answer); Ok(())
+//! # }
+//! ```
+//!
+//! **A protected service**, [`verify`]: a tower layer that lets only good tokens pass.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use axum::{Router, routing::get};
+//! use jwtunnel::verify::{Keys, Verified, Verifier};
+//!
+//! let keys = Keys::url("https://gateway.example/jwthenticator/jwks");
+//! let verifier = Verifier::builder(keys).build().await?;
+//! let hello = async |caller: Verified| format!("hello {}", caller.identifier().unwrap_or_default());
+//! let router: Router = Router::new().route("/", get(hello)).layer(verifier);
+//! # drop(router); Ok(())
+//! # }
+//! ```
+//!
+//! **An end of a tunnel**, [`tunnel::client`]: ports, UNIX sockets, or the program itself.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use jwtunnel::client::Secret;
+//! use jwtunnel::tunnel::client::{Connector, Credentials, Entrance, Trust};
+//! use uuid::Uuid;
+//!
+//! let key = Secret::new(std::fs::read_to_string("key")?.trim());
+//! let credentials = Credentials::key(key, Uuid::nil(), "/jwthenticator".into());
+//! let server = "https://gateway.example/netunnel";
+//! let connector = Connector::new(server, &Trust::default(), credentials).await?;
+//! let channel = connector.connect().await?;
+//! let (entrance, dialer) = Entrance::in_program();
+//! channel.forward(&entrance, "db.lan", 5432).await?;
+//! let stream = dialer.connect().await?; // AsyncRead + AsyncWrite
+//! # drop(stream); Ok(())
+//! # }
+//! ```
+//!
+//! Each is a runnable program in `examples/`. All of it needs a tokio runtime.
+//!
+//! The modules that this page does not list are the parts of the two programs; they change without notice.
 #![forbid(unsafe_code)]
 
-mod address;
-pub mod atomic_file;
+// The API.
 pub mod auth;
-pub mod cli;
+pub mod client;
 pub mod clock;
+pub mod secret;
+pub mod tunnel;
+pub mod verify;
+
+// The parts of the programs: public for these, for tests and for benchmarks.
+#[doc(hidden)]
+pub mod atomic_file;
+#[doc(hidden)]
+pub mod cli;
+#[doc(hidden)]
 pub mod config;
-mod endpoint;
+#[doc(hidden)]
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+#[doc(hidden)]
 pub mod http;
+#[doc(hidden)]
 pub mod issuer;
+#[doc(hidden)]
 pub mod jwks_file;
+#[doc(hidden)]
 pub mod key_ring;
+#[doc(hidden)]
 pub mod logging;
+#[doc(hidden)]
 pub mod metrics;
-mod openapi;
+#[doc(hidden)]
 pub mod remote;
+#[doc(hidden)]
 pub mod revocation;
-pub mod secret;
+#[doc(hidden)]
 pub mod shutdown;
+#[doc(hidden)]
 pub mod signing_key;
+#[doc(hidden)]
 pub mod sockets;
+#[doc(hidden)]
 pub mod store;
-pub mod tunnel;
+
+mod address;
+mod bearer;
+mod endpoint;
+mod openapi;
+mod pause;
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -145,7 +224,7 @@ pub async fn run(
     let auth = authenticator(&config, &ring, clock.clone())?
         .with_remotes(remote.issuers(config.netunnel.leeway))
         .with_revocations(revocations.live());
-    let operator = Operator::start(&config.netunnel, &tunnels)?;
+    let operator = Operator::start(&config.netunnel, &tunnels).await?;
     // Channels that are opened on the internal listener are a world of their own, with one caller.
     let by_operator = Authenticator::new(Mode::Operator, config.netunnel.leeway, clock.clone())?;
     let internal_tunnels = Server::new(tunnels.clone(), by_operator);

@@ -63,7 +63,8 @@ async fn counter() -> (u16, UnboundedReceiver<usize>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_sent_before_the_end_arrives_w12() {
     let bench = Bench::open(settings()).await;
-    let connector = Connector::new(&bench.url(), &Trust::default(), Credentials::none()).unwrap();
+    let connector =
+        Connector::new(&bench.url(), &Trust::default(), Credentials::none()).await.unwrap();
     let client = connector.with_timings(quick()).connect().await.unwrap();
     let entrances = async |port: u16| -> [SocketAddr; 2] {
         let entrance = Entrance::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();

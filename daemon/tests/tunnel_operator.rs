@@ -43,7 +43,7 @@ impl Site {
         let mut settings =
             Settings { timings: quick(), ..Settings::from_config(&config.netunnel).unwrap() };
         settings.own_listeners.push(address);
-        let operator = Operator::start(&config.netunnel, &settings).unwrap();
+        let operator = Operator::start(&config.netunnel, &settings).await.unwrap();
         let auth = Authenticator::new(Mode::Operator, Duration::ZERO, Clock::system()).unwrap();
         let server = Server::new(settings, auth);
         let router = operator.router(&server, Admins::Everyone);

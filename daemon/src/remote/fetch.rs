@@ -13,8 +13,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
 use crate::address::{Reach, Unreachable};
+use crate::client::causes;
 use crate::config::{Remote, RemoteSource};
-use crate::tunnel::client::{Cause, ClientError, Judged, Trust, causes, tls_config};
+use crate::tunnel::client::{Cause, ClientError, Judged, Trust, read_tls_config};
 
 /// The longest validator that is sent back.
 const ETAG_BYTES: usize = 1_024;
@@ -50,7 +51,7 @@ pub(super) struct Fetched {
 pub(super) enum FetchError {
     #[error("{url} {why}")]
     Forbidden { url: String, why: Unreachable },
-    #[error("{url} cannot be reached: {}", causes(source))]
+    #[error("{url} cannot be reached: {}", causes(&**source))]
     NoAnswer { url: String, source: Cause },
     #[error("it took longer than timeout = {} s", .0.as_secs())]
     Timeout(Duration),
@@ -95,7 +96,7 @@ impl Fetcher {
     pub(super) fn new(remote: &Remote) -> Result<Self, ClientError> {
         let trust = Trust { ca_file: remote.ca_file.clone(), ..Trust::default() };
         Ok(Self {
-            tls: tls_config(&trust)?,
+            tls: read_tls_config(&trust)?,
             reach: Reach::of(remote.source.url(), remote.allow_private),
             source: remote.source.clone(),
             issuer: remote.issuer.clone(),
@@ -315,7 +316,7 @@ mod tests {
         let Err(refused) = judged.resolve("localhost".parse().unwrap()).await else {
             panic!("localhost is this host");
         };
-        assert!(causes(&refused).contains("leads to this host"), "{refused}");
+        assert!(causes(&*refused).contains("leads to this host"), "{refused}");
         // And as a whole.
         let refused = Fetcher::new(&remote).unwrap().get(&url, None).await.unwrap_err();
         assert!(matches!(refused, FetchError::Forbidden { why: Unreachable::Private, .. }));

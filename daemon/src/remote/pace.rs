@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::tunnel::client::random_up_to;
+use crate::pause::random_up_to;
 
 /// What a server asks for is followed no closer than this.
 const FLOOR: Duration = Duration::from_secs(30);

@@ -224,7 +224,7 @@ impl Store {
 
     async fn reader(&self) -> Result<Reader, sqlx::Error> {
         match &self.engine {
-            Engine::Sqlite(engine) => engine.readers.acquire().await.map(Reader::Sqlite),
+            Engine::Sqlite(engine) => engine.readers.lend().await.map(Reader::Sqlite),
             Engine::Postgres(engine) => engine.pool.acquire().await.map(Reader::Postgres),
         }
     }

@@ -25,7 +25,7 @@ use super::plain::Plain;
 use super::settings::Timings;
 use super::stop::{Stop, StopReason};
 use super::traffic::Traffic;
-use super::transport::{CHUNK, close_message, error_code, farewell};
+use super::transport::{CHUNK, close_message, error_code, farewell, poll_read_buf};
 
 /// Received data that waits for the TCP side; beyond it the websocket is not read.
 const INBOUND_LIMIT: usize = 32 * 1024;
@@ -444,9 +444,9 @@ impl Session {
                 // Allocated only now that something is there: a silent connection holds no buffer. What was sent
                 // before is written and dropped, so this takes its memory.
                 self.chunk.reserve(CHUNK);
-                match self.tcp.try_read_buf(&mut self.chunk) {
-                    Ok(0) => self.on_eof(),
-                    Ok(length) => {
+                match poll_read_buf(&mut self.tcp, cx, &mut self.chunk) {
+                    Poll::Ready(Ok(0)) => self.on_eof(),
+                    Poll::Ready(Ok(length)) => {
                         self.sent += length as u64;
                         self.options.traffic.sent(length);
                         self.carried = Instant::now();
@@ -454,8 +454,8 @@ impl Session {
                             .start_send(Message::Binary(self.chunk.split().freeze()))?;
                         self.flushing = true;
                     }
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(_) => self.on_reset(),
+                    Poll::Ready(Err(_)) => self.on_reset(),
+                    Poll::Pending => {}
                 }
                 moved = true;
             }

@@ -138,6 +138,13 @@ impl Daemon {
         }
     }
 
+    /// The address of the tunnels' listener.
+    pub fn netunnel(&self) -> String {
+        let lines = self.events();
+        let line = lines.iter().find(|line| line["listener"] == "netunnel").unwrap();
+        line["address"].as_str().unwrap().to_owned()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

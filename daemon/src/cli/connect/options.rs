@@ -50,7 +50,7 @@ pub(super) struct Wanted {
 impl Wanted {
     /// # Errors
     /// A mistake in the arguments, with its place and remedy.
-    pub(super) fn read(args: &Args) -> Result<Self, String> {
+    pub(super) async fn read(args: &Args) -> Result<Self, String> {
         let file = match &args.config {
             Some(path) => File::read(path)?,
             None => File::default(),
@@ -81,7 +81,7 @@ impl Wanted {
         let trust = Trust { ca_file: args.ca.clone().or(file.ca.clone()), identity, insecure };
         let network = Network { trust, proxy: proxy(args, &file)?, guarded: false };
         let credentials = credentials(args, &file)?;
-        let connector = Connector::through(&server, &network, credentials);
+        let connector = Connector::through(&server, &network, credentials).await;
         let connector = connector.map_err(|error| match error {
             ClientError::CaFile { file, why } => {
                 let Trust { ca_file, identity, .. } = &network.trust;

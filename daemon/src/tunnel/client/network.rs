@@ -161,7 +161,7 @@ impl Network {
         let parsed = Url::parse(url).map_err(|error| bad(error.to_string()))?;
         self.check(&parsed).map_err(|why| bad(why.into()))?;
         let builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls_config(&self.trust)?)
+            .tls_backend_preconfigured(tls_config(&self.trust).await?)
             .timeout(PROBE);
         let client = self.requests(builder).and_then(|builder| builder.build());
         let client = client.map_err(|error| bad(error.to_string()))?;
@@ -245,8 +245,16 @@ where
     }
 }
 
-/// For rustls, which reqwest and the websockets share.
-pub(crate) fn tls_config(trust: &Trust) -> Result<ClientConfig, ClientError> {
+/// The TLS setup that `trust` means. It reads files, the system's certificates among them, so a thread that may wait
+/// does it.
+pub(super) async fn tls_config(trust: &Trust) -> Result<ClientConfig, ClientError> {
+    let trust = trust.clone();
+    let made = tokio::task::spawn_blocking(move || read_tls_config(&trust));
+    made.await.map_err(|error| ClientError::Tls(error.to_string()))?
+}
+
+/// The same, on a thread that may wait.
+pub(crate) fn read_tls_config(trust: &Trust) -> Result<ClientConfig, ClientError> {
     // Named here: with two providers in the program rustls would refuse to choose.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
