@@ -71,7 +71,7 @@ The fingerprint is `key_fp` in the daemon's log; the key id is the claim `key` o
     /// Delete registered keys that expired long ago, with their refresh tokens.
     ///
     /// An expired key stays as long as a refresh token of it is alive, with which its client goes on, unless
-    /// [jwthenticator] refresh_requires_live_key is set. A deleted key is unknown: whoever has it can have it
+    /// `[jwthenticator] refresh_requires_live_key` is set. A deleted key is unknown: whoever has it can have it
     /// registered again, for any identifier. That is why revoked keys stay unless --revoked is given.
     ///
     /// In a database that a JWThenticator still uses, before `jwtunnel db harden`, nothing is deleted: rows may
