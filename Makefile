@@ -19,8 +19,11 @@ endif
 # The feature keeps both builds of nginx-sys in one target folder, beside the rest, which they share.
 nginx_features := $(if $(filter vendored,$(NGINX_FLAVOUR)),--features ngx_http_jwt_module/vendored)
 
+# For lists in ONLY.
+comma := ,
+
 .DEFAULT_GOAL := help
-.PHONY: help build module daemon run test memcheck check deny bench install clean
+.PHONY: help build module daemon run test test-long fuzz memcheck check deny bench install clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +50,15 @@ test: ## all tests, with nginx in Docker (NGINX=host: the installed nginx)
 	@$(MAKE) --no-print-directory build PROFILE=quick
 	@scripts/test.sh
 
+test-long: ## faults at the whole size of their requirements (takes hours; ONLY=f24,…)
+	@NGINX=host scripts/packages.sh test
+	@$(MAKE) --no-print-directory build PROFILE=quick
+	@ONLY=$(ONLY) scripts/test-long.sh
+
+fuzz: ## what reads untrusted bytes, under libFuzzer, FUZZ_TIME=60 seconds each (ONLY=token,…)
+	@scripts/packages.sh build
+	@FUZZ_TIME=$(FUZZ_TIME) scripts/fuzz.sh $(subst $(comma), ,$(ONLY))
+
 memcheck: ## the module's tests with nginx under valgrind (takes minutes)
 	@NGINX=host scripts/packages.sh memcheck
 	@$(MAKE) --no-print-directory build PROFILE=quick
@@ -64,12 +76,11 @@ check: ## formatting, clippy, rustdoc, shell scripts, licences and sources
 deny: ## licences, bans and sources of the dependencies
 	@scripts/deny.sh
 
-bench: ## speed side by side with others, against the budgets (ONLY=row,… QUICK=1 STRICT=1)
-	@scripts/packages.sh bench
-	@$(MAKE) --no-print-directory module PROFILE=release
-	cargo build --locked --release -p jwtunnel-bench
-	@JWTUNNEL_BUILD_DIR=$(abspath $(BUILD)) JWTUNNEL_BENCH=$(target_dir)/release/bench \
-		ONLY=$(ONLY) QUICK=$(QUICK) STRICT=$(STRICT) PAIRS=$(PAIRS) LEG=$(LEG) scripts/bench.sh
+bench: ## speed side by side with others, against the budgets (ONLY=row,… LONG=1 QUICK=1 STRICT=1)
+	@scripts/packages.sh build
+	cargo build --locked --profile $(PROFILE) -p jwtunnel-bench
+	@JWTUNNEL_BUILD_DIR=$(abspath $(BUILD)) JWTUNNEL_BENCH=$(target_dir)/$(PROFILE)/bench PROFILE=$(PROFILE) \
+		ONLY=$(ONLY) LONG=$(LONG) QUICK=$(QUICK) STRICT=$(STRICT) PAIRS=$(PAIRS) LEG=$(LEG) scripts/bench.sh
 
 install: ## install under DESTDIR/PREFIX what `make build` has left
 	install -D -m 0644 $(BUILD)/ngx_http_jwt_module.so $(DESTDIR)$(PREFIX)/lib/nginx/modules/ngx_http_jwt_module.so

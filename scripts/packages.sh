@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing for a purpose. Services that they bring are not started.
 #
-#   scripts/packages.sh build|run|test|memcheck|check|bench
+#   scripts/packages.sh build|run|test|memcheck|check
+#   scripts/packages.sh bench [haproxy|valgrind|python|postgres]…
 #
 # Without root it prints the line to run and exits 2. With everything there it does nothing.
 # NGINX=host leaves out what only tests in Docker need.
@@ -19,8 +20,17 @@ case ${1:-} in
     build) wanted=("${build[@]}") ;;
     run) wanted=("${build[@]}" curl=curl) ;;
     check) wanted=("${build[@]}" shellcheck=shellcheck) ;;
-    # haproxy is the peer that Debian has, valgrind counts instructions.
-    bench) wanted=("${build[@]}" haproxy=haproxy valgrind=valgrind) ;;
+    bench)
+        wanted=("${build[@]}")
+        # As `bench needs` names them; what is not here is built.
+        for need in "${@:2}"; do
+            case $need in
+                haproxy | valgrind) wanted+=("$need=$need") ;;
+                python) wanted+=(python3=python3 python3-venv) ;;
+                postgres) wanted+=(postgresql) ;;
+            esac
+        done
+        ;;
     test | memcheck)
         wanted=("${build[@]}" curl=curl openssl=openssl python3=python3 python3-venv)
         # iproute2 and iptables: tests in networks of their own drop packets there.

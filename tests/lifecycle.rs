@@ -55,6 +55,42 @@ fn systemd_is_told_of_readiness_life_and_the_end() {
     assert!(daemon.process().wait(Duration::from_secs(30)).success());
 }
 
+/// nt:D7: a port that is taken, a state file or a key that can't be read: an error and an end, not a process that serves
+/// nothing.
+#[test]
+fn what_cannot_start_ends_with_an_error_d7() {
+    let scratch = Scratch::new();
+    let ports: Vec<Port> = (0..3).map(|_| Port::take()).collect();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("its address").to_string();
+    let dir = scratch.path().display();
+    let [public, internal, own] = [0, 1, 2].map(|index: usize| ports[index].address().to_string());
+    fs::write(scratch.join("broken.json"), "{").expect("a file");
+    fs::write(scratch.join("bad.key"), "no Fernet key").expect("a file");
+    let listener = std::net::TcpListener::bind(&taken);
+    for (netunnel, state, more, said) in [
+        (&taken, "netunnel.json", "", taken.as_str()),
+        (&own, "broken.json", "", "line 1, column 1: not JSON"),
+        (&own, "netunnel.json", "secret_key_file = \"DIR/bad.key\"", "it is no Fernet key"),
+    ] {
+        let more = more.replace("DIR", &dir.to_string());
+        let text = format!(
+            "[jwthenticator]\nlisten = \"{public}\"\ninternal_listen = \"{internal}\"\n\
+             database_url = \"sqlite://{dir}/jwtunnel.db\"\n[keys]\ndirectory = \"{dir}/keys\"\n\
+             [jwks]\nfile = \"{dir}/public/jwks.json\"\n\
+             [netunnel]\nlisten = \"{netunnel}\"\nstate_file = \"{dir}/{state}\"\n{more}\n"
+        );
+        scratch.replace("jwtunneld.toml", text.as_bytes());
+        let mut command = Command::new(built("jwtunneld"));
+        command.arg("--config").arg(scratch.join("jwtunneld.toml"));
+        let mut process = Process::start("jwtunneld", &mut command, &scratch.join("daemon.log"));
+        let status = process.wait(Duration::from_secs(30));
+        assert!(!status.success(), "{status}");
+        assert!(process.log().contains(said), "{said}: {}", process.log());
+    }
+    drop(listener);
+}
+
 #[test]
 fn sighup_writes_the_key_file_anew() {
     let mut daemon = Daemon::start("");

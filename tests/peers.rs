@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use system_tests::{
-    Client, Daemon, Gateway, Nginx, NginxBuilder, Port, PythonServer, Scratch, Service, Tunnel,
-    ask, built, bulk, eventually, register_peer, static_tunnel, within,
+    Client, Daemon, Gateway, NginxBuilder, Port, PythonGateway, PythonServer, Scratch, Service,
+    Tunnel, ask, built, bulk, eventually, our_client, register_peer, self_signed, static_tunnel,
+    within,
 };
 
 fn connect(port: u16) -> TcpStream {
@@ -42,8 +43,8 @@ fn comes_back(port: u16) {
 
 /// `jwtunnel connect` at a server without nginx and without tokens.
 fn plain(scratch: &Scratch, server: &str, arguments: &[&str]) -> Tunnel {
-    let mut command = Command::new(built("jwtunnel"));
-    command.args(["connect", "-s", server]).args(arguments);
+    let mut command = our_client(server, scratch, None);
+    command.args(arguments);
     Tunnel::open("jwtunnel connect", command, scratch)
 }
 
@@ -94,27 +95,6 @@ fn tunnels_that_were_idle_work_a35_a39() {
     }
 }
 
-/// nginx with our module and our issuer in front of an original server.
-struct PythonGateway {
-    nginx: Nginx,
-    daemon: Daemon,
-    server: PythonServer,
-}
-
-impl PythonGateway {
-    fn start() -> Self {
-        let daemon = Daemon::start("");
-        let server = PythonServer::with_jwthenticator();
-        let jwks = daemon.scratch().join("data/public/jwks.json");
-        let nginx = NginxBuilder::new().daemon(server.port(), daemon.public(), jwks).start();
-        Self { nginx, daemon, server }
-    }
-
-    fn netunnel(&self) -> String {
-        self.nginx.url("/netunnel")
-    }
-}
-
 /// The operator's routes of a daemon of ours that has peers.
 fn operator(daemon: &Daemon) -> String {
     daemon.internal("")
@@ -140,10 +120,10 @@ fn a_python_server_is_a_peer_of_ours() {
     let client = gateway.daemon.register();
     let ours = Daemon::start("");
     let wrong = Client { key: "wrong".into(), ..client.clone() };
-    let answer = register_peer(&operator(&ours), &gateway.netunnel(), Some(&wrong));
+    let answer = register_peer(&operator(&ours), &gateway.netunnel(""), Some(&wrong));
     assert_eq!(answer.status, 403, "{answer:?}");
     assert!(answer.body.contains("Failed to authenticate with peer `other`"), "{answer:?}");
-    let answer = register_peer(&operator(&ours), &gateway.netunnel(), Some(&client));
+    let answer = register_peer(&operator(&ours), &gateway.netunnel(""), Some(&client));
     assert_eq!(answer.status, 200, "{answer:?}");
     keeps_no_key(&stored_auth(&ours), &client);
     let (echoes, bulks) = (Service::echo(), Service::bulk());
@@ -221,6 +201,113 @@ fn a_peers_token_is_renewed_silently_a61() {
     }
     assert!(!peer.log().contains("auth_denied"), "{}", peer.log());
     assert!(!ours.log().contains("static_tunnel_offline"), "{}", ours.log());
+}
+
+/// rel:A5: whose certificate is believed, and what is shown to the peer, is settled for each peer by its name.
+#[test]
+fn tls_towards_a_peer_is_its_own_setting_a5() {
+    let (peer, port) = (Daemon::start("auth = \"none\""), Port::take());
+    let jwks = peer.scratch().join("data/public/jwks.json");
+    let builder = NginxBuilder::new().daemon(peer.netunnel_port(), peer.public(), jwks);
+    let public = builder.scratch().join("public");
+    for name in ["server", "client"] {
+        self_signed(&public, name);
+    }
+    let nginx = builder
+        .with(&format!(
+            "server {{ listen {} ssl; ssl_certificate DIR/public/server.pem; ssl_certificate_key DIR/public/server.key;
+               ssl_client_certificate DIR/public/client.pem; ssl_verify_client optional;
+               location /open/ {{ proxy_pass http://{peer}/; proxy_http_version 1.1;
+                 proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; }}
+               location /closed/ {{ if ($ssl_client_verify != SUCCESS) {{ return 403; }}
+                 proxy_pass http://{peer}/; proxy_http_version 1.1;
+                 proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; }} }}",
+            port.address(),
+            peer = peer.netunnel_port().address()
+        ))
+        .start();
+    let file = |name: &str| public.join(name).display().to_string();
+    let ca = format!("ca_file = \"{}\"", file("server.pem"));
+    let shown = format!(
+        "{ca}\nclient_cert_file = \"{}\"\nclient_key_file = \"{}\"",
+        file("client.pem"),
+        file("client.key")
+    );
+    let table = |name: &str, more: &str| format!("[[netunnel.peer]]\nname = \"{name}\"\n{more}\n");
+    let more = [
+        "peer_auth = \"none\"\n".to_owned(),
+        table("own authority", &ca),
+        table("own certificate", &shown),
+        table("unchecked", "insecure = true"),
+    ]
+    .concat();
+    let mut ours = Daemon::start(&more);
+    let register = |ours: &Daemon, name: &str, path: &str| {
+        let url = format!("https://{}/{path}", port.address());
+        let body = json!({"name": name, "target_netunnel_url": url, "auth_data": {}}).to_string();
+        ask("POST", &ours.internal("/peers"), &[], Some(&body)).status
+    };
+    assert_eq!(register(&ours, "another", "open"), 502, "an unknown authority");
+    assert_eq!(register(&ours, "own authority", "closed"), 403, "no certificate is shown");
+    for (name, path) in
+        [("own authority", "open"), ("own certificate", "closed"), ("unchecked", "open")]
+    {
+        assert_eq!(register(&ours, name, path), 200, "{name}");
+    }
+    assert!(ours.log().contains("peer_unverified"));
+    let service = Service::echo();
+    let port = static_tunnel(&ours.internal(""), service.port());
+    echo(port);
+    // A name that stands for other settings is tried before it is taken.
+    let rename = |id: usize, name: &str| {
+        let url = ours.internal(&format!("/peers/{id}"));
+        ask("POST", &url, &[], Some(&json!({"name": name}).to_string())).status
+    };
+    assert_eq!(rename(1, "another"), 502);
+    assert_eq!(rename(3, "another"), 502);
+    echo(port);
+    ours.restart();
+    comes_back(port);
+    assert_eq!(ours.log().matches("peer_unverified").count(), 2, "at each start");
+    drop(nginx);
+}
+
+/// nt:D19: where the peer hands out another refresh token at each use, the one that counts is the one in the file.
+#[test]
+fn a_refresh_token_that_changes_is_kept_d19() {
+    let short =
+        [("JWTUNNEL_JWTHENTICATOR_JWT_LIFETIME", "5s"), ("JWTUNNEL_JWTHENTICATOR_LEEWAY", "0s")];
+    let peer = Daemon::start_with("", &short);
+    let output = Command::new(built("jwtunnel"))
+        .args(["keys", "register", "--generate", "--rotate", "--json"])
+        .args(["--server", &peer.internal("")])
+        .output()
+        .expect("jwtunnel");
+    let registered: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let text = |name: &str| registered[name].as_str().expect("a text").to_owned();
+    let client = Client { key: text("key"), identifier: text("identifier") };
+    let more = format!("peer_auth_uri = \"http://{}\"", peer.public().address());
+    let mut ours = Daemon::start(&more);
+    let answer = register_peer(&operator(&ours), &peer.netunnel(""), Some(&client));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let echoes = Service::echo();
+    let port = static_tunnel(&operator(&ours), echoes.port());
+    let mut tokens = vec![stored_auth(&ours)["refresh_token"].clone()];
+    // From here on it has the refresh token alone.
+    for _ in 0..2 {
+        ours.restart();
+        comes_back(port);
+        thread::sleep(Duration::from_secs(6));
+        // More than were waiting, so that a new token is needed.
+        for _ in 0..6 {
+            echo(port);
+        }
+        let kept = stored_auth(&ours);
+        keeps_no_key(&kept, &client);
+        assert!(!tokens.contains(&kept["refresh_token"]), "the token has changed");
+        tokens.push(kept["refresh_token"].clone());
+    }
+    assert!(!peer.log().contains("refresh_reuse"), "{}", peer.log());
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use system_tests::{Answer, Client, Gateway, Port, Service, Tunnel, ask, bulk, eventually};
+use system_tests::{
+    Answer, Client, Gateway, Port, Scratch, Service, Tunnel, ask, bulk, eventually, our_client,
+};
 
 /// Both clients take the same flags.
 type Open = fn(&Gateway, &Client, &[&str]) -> Tunnel;
@@ -206,6 +208,28 @@ fn a_client_closes_its_tunnel_at_a_signal() {
     assert!(status.success(), "{status}");
     eventually("the daemon has freed the port", || {
         std::net::TcpListener::bind(remote.address()).ok().map(drop)
+    });
+}
+
+/// nt:D17: a client that can't listen asks for no tunnel.
+#[test]
+fn a_local_port_that_is_taken_leaves_no_tunnel_d17() {
+    let (gateway, scratch) = (Gateway::start(), Scratch::new());
+    let client = gateway.daemon.register();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let local = taken.local_addr().expect("its address").port().to_string();
+    let mut command = our_client(&gateway.netunnel(""), &scratch, Some(&client));
+    let output = command.args(["--local-port", &local, "--remote-port", "22"]).output();
+    let output = output.expect("jwtunnel");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&local), "{said}");
+    let log = gateway.daemon.log();
+    assert!(!log.contains("tunnel_open"), "{log}");
+    eventually("no channel is left", || {
+        let answer = ask("GET", &gateway.daemon.internal("/status"), &[], None);
+        let status: Value = serde_json::from_str(&answer.body).expect("JSON");
+        (status["netunnel"]["channels"] == 0).then_some(())
     });
 }
 

@@ -1,4 +1,4 @@
-//! Faults that tunnels meet (rel:F19 to rel:F29), at a size that fits a test run.
+//! Faults that tunnels meet (rel:F19 to rel:F29), at a size that fits a test run; at more in `make test-long`.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use system_tests::{
     Client, Daemon, Gateway, Network, Port, Process, Service, Tunnel, ask, built, bulk, download,
-    eventually, within,
+    eventually, size, within,
 };
 
 /// A dead peer is known after 45 s; the rest is for a busy machine.
@@ -184,9 +184,10 @@ fn f21_targets_that_vanish_or_never_read_concern_nobody_else() {
 
 /// Ends `way` of reaching the daemon under twenty clients; all come back, and not all at once.
 fn come_back(gateway: &mut Gateway, end: impl FnOnce(&mut Gateway)) {
-    const CLIENTS: usize = 20;
+    // Each is a process; the thousand tunnels of the requirement are more than one machine has room for.
+    let count = size(20, 200);
     let echo = Service::echo();
-    let ports: Vec<Port> = (0..CLIENTS).map(|_| Port::take()).collect();
+    let ports: Vec<Port> = (0..count).map(|_| Port::take()).collect();
     let clients: Vec<Process> = ports
         .iter()
         .map(|port| {
@@ -207,14 +208,14 @@ fn come_back(gateway: &mut Gateway, end: impl FnOnce(&mut Gateway)) {
         echoes(port.number()).expect("it answers again");
     }
     eventually("one channel of each is left", || {
-        (status(&gateway.daemon)["netunnel"]["channels"] == CLIENTS).then_some(())
+        (status(&gateway.daemon)["netunnel"]["channels"] == count).then_some(())
     });
     // In how many different seconds they came: with the same wait for all it would be one or two.
     let log = gateway.nginx.access_log();
     let seconds: std::collections::BTreeSet<&str> = log
         .lines()
         .filter(|line| line.contains("\"POST /netunnel/channels\" 200 "))
-        .skip(CLIENTS)
+        .skip(count)
         .filter_map(|line| line.split_once('[')?.1.split_once(']').map(|(time, _)| time))
         .collect();
     assert!(seconds.len() >= 4, "{seconds:?}");
@@ -269,7 +270,7 @@ fn f19_a_daemon_that_is_told_to_stop_frees_targets_and_listeners() {
 /// rel:F23: what readers that have stopped hold is bounded, nothing is lost, and others go on.
 #[test]
 fn f23_stopped_readers_hold_bounded_memory_and_lose_nothing() {
-    const STOPPED: usize = 30;
+    let stopped = size(30, 100);
     let mut gateway = Gateway::start();
     let client = gateway.daemon.register();
     let (source, echo) = (Service::source(), Service::echo());
@@ -283,8 +284,8 @@ fn f23_stopped_readers_hold_bounded_memory_and_lose_nothing() {
     download(dial(ports[0].number()));
     let ends = [gateway.daemon.process().id(), process.id()];
     let before = ends.map(memory_kib);
-    let streams: Vec<TcpStream> = (0..STOPPED).map(|_| dial(ports[0].number())).collect();
-    eventually("all have begun", || (source.connections() == STOPPED + 1).then_some(()));
+    let streams: Vec<TcpStream> = (0..stopped).map(|_| dial(ports[0].number())).collect();
+    eventually("all have begun", || (source.connections() == stopped + 1).then_some(()));
     let carried = || status(&gateway.daemon)["netunnel"]["bytes_to_clients"].as_u64();
     let mut last = carried();
     within(DEAD, "everything stands still", || {
@@ -297,9 +298,10 @@ fn f23_stopped_readers_hold_bounded_memory_and_lose_nothing() {
     }
     for (end, before) in ends.into_iter().zip(before) {
         let held = memory_kib(end).saturating_sub(before);
-        let allowed = 256 * u64::try_from(STOPPED).expect("a small number");
+        let allowed = 256 * u64::try_from(stopped).expect("a small number");
         assert!(held <= allowed, "{held} KiB are held, {allowed} KiB allowed");
     }
+    thread::sleep(size(Duration::ZERO, Duration::from_secs(9 * 60)));
     let readers: Vec<_> =
         streams.into_iter().map(|stream| thread::spawn(move || download(stream))).collect();
     for reader in readers {
@@ -321,19 +323,21 @@ fn to_an_echo() -> (Daemon, Process, Port) {
 /// rel:F24.
 #[test]
 fn f24_idle_connections_all_answer_at_the_end() {
-    const IDLE: usize = 1_000;
+    let idle = size(1_000, 10_000);
     let (mut daemon, _process, local) = to_an_echo();
-    let mut streams = Vec::with_capacity(IDLE);
-    for _ in 0..IDLE {
+    let mut streams = Vec::with_capacity(idle);
+    for _ in 0..idle {
         let mut stream = dial(local.number());
         stream.write_all(b"x").expect("sent");
         stream.read_exact(&mut [0]).expect("answered");
         streams.push(stream);
     }
     let open = status(&daemon)["netunnel"]["open_connections"].clone();
-    assert_eq!(open, IDLE);
+    assert_eq!(open, idle);
     let kib = memory_kib(daemon.process().id());
-    assert!(kib <= 200 * 1024 / 10 + 20 * 1024, "{kib} KiB for {IDLE} idle connections");
+    let allowed = size(200 * 1024 / 10 + 20 * 1024, 200 * 1024);
+    assert!(kib <= allowed, "{kib} KiB for {idle} idle connections");
+    thread::sleep(size(Duration::ZERO, Duration::from_secs(60 * 60)));
     for stream in &mut streams {
         stream.write_all(b"y").expect("sent");
         let mut answer = [0];
@@ -368,7 +372,7 @@ fn f26_churn_leaves_no_descriptor_and_no_connection() {
     churn(1_000);
     settled();
     let before = ends.map(|end| (memory_kib(end), descriptors(end)));
-    churn(3_000);
+    churn(size(3_000, 720_000));
     settled();
     for (end, (kib, files)) in ends.into_iter().zip(before) {
         within(DEAD, "the descriptors are closed", || {
@@ -415,7 +419,7 @@ fn f27_either_side_may_end_its_direction_first() {
         let arguments = ["--auth-uri", &issuer, "-L", &first, "-R", &second];
         let process = connect(&server, &gateway.daemon, &client, &arguments);
         eventually("both are open", || echo_end(&ports[0]).then_some(()));
-        for length in [0, 1, 1_000_000, 32 << 20] {
+        for length in [0, 1, 1_000_000, size(32 << 20, 256 << 20)] {
             let data: Vec<u8> = (0..length).map(|index: u32| index.to_le_bytes()[1]).collect();
             let mut stream = dial(ports[0].number());
             let mut upload = stream.try_clone().expect("the connection again");
@@ -469,15 +473,19 @@ fn f28_no_byte_is_lost_where_packets_are() {
         let arguments = ["--auth-uri", &issuer, "-L", &forward, "-R", &reverse];
         let process = connect(&server, &daemon, &client, &arguments);
         eventually("both are open", || is_open(&process, 2));
-        network.drop_packets(&["-m", "statistic", "--mode", "random", "--probability", "0.01"]);
-        let transfers = [0, 1].map(|index: usize| {
-            let stream = dial(ports[index].number());
-            thread::spawn(move || bulk(stream))
-        });
-        for transfer in transfers {
-            transfer.join().expect("every byte arrives");
+        for probability in size(&["0.01"][..], &["0.001", "0.01", "0.03"]) {
+            let random = ["-m", "statistic", "--mode", "random", "--probability", probability];
+            network.drop_packets(&random);
+            let transfers = [0, 1].map(|index: usize| {
+                let stream = dial(ports[index].number());
+                thread::spawn(move || bulk(stream))
+            });
+            for transfer in transfers {
+                transfer.join().expect("every byte arrives");
+            }
+            assert!(network.dropped() > 10, "{} packets were dropped", network.dropped());
+            network.drop_nothing();
         }
-        assert!(network.dropped() > 10, "{} packets were dropped", network.dropped());
         drop(process);
     });
 }

@@ -1,15 +1,16 @@
 //! Under what a measurement was made. A ratio without it can't be repeated.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
+use crate::needs::Need;
 use crate::options::RunOptions;
 use crate::process::{self, LOAD_CORE, SERVER_CORE};
 use crate::progress::say;
-use crate::{haproxy, load, nginx};
 
 /// What is known before the run, and the load average after it.
 #[derive(Debug)]
@@ -23,7 +24,11 @@ impl Conditions {
     ///
     /// # Errors
     /// If the machine or its programs do not allow to measure; the text names the remedy.
-    pub(crate) fn look(options: &RunOptions) -> Result<Self> {
+    pub(crate) fn look(
+        options: &RunOptions,
+        needs: &BTreeSet<Need>,
+        setups: &[(&'static str, String)],
+    ) -> Result<Self> {
         let cores = std::thread::available_parallelism()?;
         if cores.get() < 2 {
             bail!(
@@ -31,12 +36,11 @@ impl Conditions {
             );
         }
         let mut versions = Vec::new();
-        for (program, argument) in
-            [(nginx::PROGRAM, "-v"), (haproxy::PROGRAM, "-v"), ("valgrind", "--version")]
-        {
-            match first_line(Command::new(program).arg(argument)) {
-                Some(line) => versions.push(line),
-                None => bail!("{program} can't be run: scripts/packages.sh bench installs it"),
+        for need in needs {
+            let Some((program, argument)) = need.program(options) else { continue };
+            match version(Command::new(&program).arg(argument)) {
+                Some(line) => versions.push((need.name(), line)),
+                None => bail!("{} can't be run: scripts/packages.sh bench", program.display()),
             }
         }
         let load = load_average();
@@ -54,16 +58,14 @@ impl Conditions {
             ("cpu", format!("{}, {cores} cores", cpu_model())),
             ("kernel", read("/proc/sys/kernel/osrelease")),
         ];
-        entries.extend(["nginx", "haproxy", "valgrind"].into_iter().zip(versions));
+        entries.extend(versions);
         entries.push((
             "set-up",
             format!(
-                "server on core {SERVER_CORE}, load generator on core {LOAD_CORE}, loopback, HTTP without TLS, {} kept-alive \
-                 connections, file of {} bytes, sendfile off, access_log off, both legs of a pair send the same bytes",
-                load::CONNECTIONS,
-                nginx::BODY.len()
+                "server on core {SERVER_CORE}, load generator on core {LOAD_CORE} (tunnels: neither is bound), loopback, no TLS"
             ),
         ));
+        entries.extend_from_slice(setups);
         entries.push((
             "pairs",
             format!(
@@ -93,11 +95,23 @@ impl Conditions {
     }
 }
 
+/// What a program says of its version: the first line, unless another is called that.
+fn version(command: &mut Command) -> Option<String> {
+    let text = printed(command)?;
+    let named = text.lines().find_map(|line| line.split_once("Build Version:"));
+    let line = named.map_or_else(|| text.lines().next(), |(_, version)| Some(version));
+    Some(line?.trim().to_owned())
+}
+
 /// The first line that a program prints, wherever it prints it.
 fn first_line(command: &mut Command) -> Option<String> {
+    Some(printed(command)?.lines().next()?.trim().to_owned())
+}
+
+fn printed(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
-    Some(String::from_utf8_lossy(&text).lines().next()?.trim().to_owned())
+    Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn load_average() -> String {

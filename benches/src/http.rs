@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 /// A connection that sends the same request again and again.
 #[derive(Debug)]
@@ -17,12 +18,16 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects for `url`, as the suites make them: `http://ADDRESS:PORT/PATH`.
     pub(crate) fn open(url: &str, token: Option<&str>) -> Result<Self> {
+        Self::with(url, request(url, token)?)
+    }
+
+    fn with(url: &str, request: Vec<u8>) -> Result<Self> {
         let (address, _) = split(url)?;
         let stream = TcpStream::connect(address).with_context(|| format!("no answer at {url}"))?;
         stream.set_nodelay(true)?;
         // Under valgrind everything takes long.
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        Ok(Self { stream, request: request(url, token)? })
+        Ok(Self { stream, request })
     }
 
     /// Sends the request and gives the status and the body of the answer.
@@ -43,6 +48,14 @@ impl Connection {
     }
 }
 
+/// Sends one `POST` with a JSON body, and gives the JSON of an answer that is no refusal.
+pub(crate) fn call(url: &str, body: &Value) -> Result<Value> {
+    let (status, answer) = Connection::with(url, post(url, &body.to_string())?)?.ask()?;
+    let text = String::from_utf8_lossy(&answer);
+    ensure!((200..300).contains(&status), "{url} answers {status}: {text}");
+    serde_json::from_str(&text).with_context(|| format!("{url} answers {text:?}"))
+}
+
 /// Address with port, and path.
 pub(crate) fn split(url: &str) -> Result<(&str, &str)> {
     let rest = url.strip_prefix("http://").context("not a http URL")?;
@@ -55,6 +68,16 @@ pub(crate) fn request(url: &str, token: Option<&str>) -> Result<Vec<u8>> {
     let authorization =
         token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     let text = format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\n{authorization}\r\n");
+    Ok(text.into_bytes())
+}
+
+/// The bytes of a `POST` of JSON.
+pub(crate) fn post(url: &str, body: &str) -> Result<Vec<u8>> {
+    let (address, path) = split(url)?;
+    let text = format!(
+        "POST /{path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     Ok(text.into_bytes())
 }
 

@@ -11,13 +11,14 @@ use crate::callgrind;
 use crate::haproxy::Haproxy;
 use crate::http::Connection;
 use crate::keys::{Algorithm, Keys};
-use crate::load::{self, Load};
-use crate::nginx::{Kind, Nginx, Running};
+use crate::load::{self, CONNECTIONS, Content, Load};
+use crate::needs::Need;
+use crate::nginx::{self, Kind, Nginx, Running};
 use crate::options::RunOptions;
 use crate::process;
 use crate::progress::say;
 use crate::report::{Report, Unit};
-use crate::rounds::{Leg, Row, Sample, measure};
+use crate::rounds::{Leg, Row, Sample, group};
 use crate::statistics::Budget;
 use crate::verify;
 
@@ -45,6 +46,23 @@ pub(crate) const IDS: &[&str] = &[
     "memory-cache",
     "instructions",
 ];
+
+/// What a row needs.
+pub(crate) fn needs(id: &str) -> &'static [Need] {
+    match id {
+        "instructions" => &[Need::Nginx, Need::Module, Need::Valgrind],
+        _ => &[Need::Nginx, Need::Module, Need::Haproxy],
+    }
+}
+
+/// What the numbers were made with.
+pub(crate) fn setup() -> String {
+    format!(
+        "{CONNECTIONS} kept-alive connections, file of {} bytes, sendfile off, access_log off, both legs of a \
+         pair send the same bytes",
+        nginx::BODY.len()
+    )
+}
 
 /// Far more than the cache holds, so that none is met again before it was driven out.
 const DISTINCT_TOKENS: u32 = 20_000;
@@ -80,12 +98,9 @@ struct Bench<'a> {
 
 /// Measures the wanted rows.
 pub(crate) fn run(options: &RunOptions, report: &mut Report) -> Result<()> {
-    if !IDS.iter().any(|id| options.wants(id)) {
-        return Ok(());
-    }
     say("making keys and tokens");
     let keys = Keys::generate(&options.folder)?;
-    let nginx = Nginx::new(&options.folder, &options.module, &keys)?;
+    let nginx = Nginx::new(&options.folder, &options.build.join("ngx_http_jwt_module.so"), &keys)?;
     let timed = IDS.iter().any(|id| *id != "instructions" && options.wants(id));
     if timed {
         let needs_distinct = ["distinct-rs256", "memory-nocache", "memory-cache"];
@@ -139,7 +154,7 @@ impl Bench<'_> {
                 let name = alg.name();
                 let (status, body) = Connection::open(&url, Some(token))?.ask()?;
                 ensure!(status == 200, "{url} answers {status} to a good {name} token\n{errors}");
-                ensure!(body == crate::nginx::BODY.as_bytes(), "{url} does not serve the file");
+                ensure!(body == nginx::BODY.as_bytes(), "{url} does not serve the file");
                 for (what, token) in [("no token", None), ("a forged token", Some(&*forged))] {
                     let (status, _) = Connection::open(&url, token)?.ask()?;
                     ensure!(
@@ -240,6 +255,7 @@ impl Bench<'_> {
                 let (serve, check) = (round.rate(leg::UNPROTECTED), round.rate(leg::VERIFY));
                 1.0 / (1.0 / serve + 1.0 / check) / serve
             }),
+            unit: Unit::Ratio,
             budget: None,
         });
         let folder = &self.options.folder;
@@ -263,6 +279,7 @@ impl Bench<'_> {
                     (round.rate(leg::UNCACHED) / round.rate(leg::UNPROTECTED))
                         / (round.rate(leg::HAPROXY) / round.rate(leg::HAPROXY_OPEN))
                 }),
+                unit: Unit::Ratio,
                 budget: Some(Budget::AtLeast(1.0)),
             });
             legs.push(self.haproxy(leg::HAPROXY_OPEN, self.haproxy.open(), token.clone()));
@@ -279,17 +296,7 @@ impl Bench<'_> {
         rows: Vec<Row>,
         report: &mut Report,
     ) -> Result<()> {
-        let rows: Vec<Row> = rows.into_iter().filter(|row| self.options.wants(row.id)).collect();
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let mut legs: Vec<Leg<'_>> = legs
-            .into_iter()
-            .filter(|leg| rows.iter().any(|row| row.legs.contains(&leg.name)))
-            .collect();
-        let rounds = measure(name, &mut legs, self.options.rounds())?;
-        let names: Vec<_> = legs.iter().map(|leg| leg.name).collect();
-        report.add_rounds(name, &names, &rows, &rounds)
+        group(name, legs, rows, self.options, report)
     }
 
     fn nginx<'l>(
@@ -312,7 +319,10 @@ impl Bench<'_> {
     }
 
     fn load(&self, url: &str, tokens: Option<&Path>, server: u32) -> Result<Sample> {
-        load::measure(Load { url, tokens, server, duration: self.options.duration() })
+        let content = tokens.map_or(Content::None, Content::Tokens);
+        let duration = self.options.duration();
+        let load = Load { url, content, server, duration, connections: CONNECTIONS, probe: None };
+        Ok(load::measure(load)?.sample)
     }
 
     /// What a worker holds more than one of plain nginx, after the same load.

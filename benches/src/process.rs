@@ -1,5 +1,6 @@
 //! Programs that a benchmark runs: pinned to a core, ended by their process id, and what the kernel knows of them.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -18,10 +19,16 @@ pub(crate) const LOAD_CORE: u32 = 1;
 ///
 /// It inherits this process's priority, which `scripts/bench.sh` raises where it may.
 pub(crate) fn pinned(core: u32, program: &str) -> Command {
+    let mut command = free("taskset");
+    command.args(["--cpu-list", &core.to_string(), program]);
+    command
+}
+
+/// The same on any core.
+pub(crate) fn free(program: &str) -> Command {
     // Both come with util-linux, which every Debian has.
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "TERM", "taskset", "--cpu-list", &core.to_string(), program]);
-    command.stdin(Stdio::null());
+    command.args(["--pdeathsig", "TERM", program]).stdin(Stdio::null());
     command
 }
 
@@ -124,16 +131,63 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The seconds of CPU that a process has used.
-pub(crate) fn cpu(pid: u32) -> Result<f64> {
-    // Its first number is the time on the CPU in nanoseconds: the sum of utime and stime without their rounding to
-    // hundredths of a second, which would be a percent of a leg.
-    let exact = fs::read_to_string(format!("/proc/{pid}/schedstat"))
-        .ok()
-        .and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
-    if let Some(nanoseconds) = exact {
-        return Ok(nanoseconds / 1e9);
+/// This program again, on one core.
+pub(crate) fn own(core: u32) -> Result<Command> {
+    let own = std::env::current_exe()?;
+    Ok(pinned(core, own.to_str().context("the path of this program is not UTF-8")?))
+}
+
+/// The numbers that this program has printed when it was started by [`own`].
+pub(crate) fn numbers(printed: &str) -> Result<Vec<f64>> {
+    let numbers: Result<_, _> = printed.split_whitespace().map(str::parse).collect();
+    numbers.with_context(|| format!("not numbers: {printed:?}"))
+}
+
+/// What a process had used of the CPU at some time, in seconds, by thread and in all.
+#[derive(Debug)]
+pub(crate) struct Cpu {
+    pid: u32,
+    threads: HashMap<String, f64>,
+    all: f64,
+}
+
+impl Cpu {
+    /// Up to now.
+    pub(crate) fn of(pid: u32) -> Result<Self> {
+        let folder = format!("/proc/{pid}/task");
+        let tasks = fs::read_dir(&folder).with_context(|| format!("process {pid} is gone"))?;
+        let mut threads = HashMap::new();
+        for task in tasks {
+            let task = task?;
+            // A thread may have ended since.
+            let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
+            // The first number is the time on the CPU in nanoseconds: the sum of utime and stime without their
+            // rounding to hundredths of a second, which would be a percent of a leg.
+            let used: f64 =
+                text.split(' ').next().and_then(|used| used.parse().ok()).with_context(|| {
+                    format!("{folder}: no schedstat; the kernel needs CONFIG_SCHED_INFO")
+                })?;
+            threads.insert(task.file_name().to_string_lossy().into_owned(), used / 1e9);
+        }
+        Ok(Self { pid, threads, all: all_cpu(pid)? })
     }
+
+    /// What the process has used since.
+    pub(crate) fn used(&self) -> Result<f64> {
+        /// Of the rounding of what it is compared with.
+        const UNCERTAIN: f64 = 0.03;
+        let now = Self::of(self.pid)?;
+        let threads = now.threads.iter();
+        let threads: f64 =
+            threads.map(|(name, used)| used - self.threads.get(name).unwrap_or(&0.0)).sum();
+        // Threads that have ended meanwhile are only in the sum of all.
+        let all = now.all - self.all;
+        Ok(if all > threads + UNCERTAIN { all } else { threads })
+    }
+}
+
+/// What a process and its threads, ended ones included, have used, in steps of a hundredth of a second.
+fn all_cpu(pid: u32) -> Result<f64> {
     // proc(5): fields 14 and 15, in ticks; from the state (field 3) on, utime is number 11.
     let fields = stat(pid).with_context(|| format!("process {pid} is gone"))?;
     let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok());
@@ -145,12 +199,21 @@ pub(crate) fn cpu(pid: u32) -> Result<f64> {
 
 /// The bytes of anonymous memory that a process holds (`RssAnon`).
 pub(crate) fn anonymous_memory(pid: u32) -> Result<f64> {
+    memory(pid, "RssAnon:")
+}
+
+/// The bytes of memory that a process holds, files that it has mapped included (`VmRSS`).
+pub(crate) fn resident_memory(pid: u32) -> Result<f64> {
+    memory(pid, "VmRSS:")
+}
+
+fn memory(pid: u32, field: &str) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).with_context(|| format!("process {pid} is gone"))?;
     let kib: f64 = text
         .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.parse().ok())
-        .with_context(|| format!("{path} has no RssAnon"))?;
+        .find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB")?.parse().ok())
+        .with_context(|| format!("{path} has no {field}"))?;
     Ok(kib * 1024.0)
 }
 

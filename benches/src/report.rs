@@ -25,6 +25,30 @@ pub(crate) enum Unit {
     Ratio,
     Kib,
     Instructions,
+    Seconds,
+    Milliseconds,
+}
+
+impl Unit {
+    fn show(self, value: f64) -> String {
+        match self {
+            Self::Ratio => format!("{value:.3}"),
+            Self::Kib => format!("{:.1} KiB", value / 1024.0),
+            Self::Instructions => format!("{value:.0}"),
+            Self::Seconds => format!("{value:.3} s"),
+            Self::Milliseconds => format!("{:.2} ms", value * 1e3),
+        }
+    }
+
+    /// Of the number in the JSON.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ratio => "ratio",
+            Self::Kib => "bytes",
+            Self::Instructions => "instructions",
+            Self::Seconds | Self::Milliseconds => "seconds",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -65,9 +89,9 @@ struct LegLine {
     group: String,
     name: &'static str,
     rate: Quartiles,
-    cpu: f64,
-    server: f64,
-    generator: f64,
+    cpu: Option<f64>,
+    server: Option<f64>,
+    generator: Option<f64>,
 }
 
 impl Report {
@@ -86,29 +110,33 @@ impl Report {
         for name in legs {
             let samples: Vec<Sample> =
                 rounds.iter().filter_map(|round| round.sample(name)).collect();
-            let median = |value: fn(&Sample) -> f64| {
-                let values: Vec<f64> = samples.iter().map(value).collect();
-                Quartiles::of(&values).with_context(|| format!("{group}, {name}: no numbers"))
+            let rates: Vec<f64> = samples.iter().map(|sample| sample.rate).collect();
+            let median = |value: fn(&Sample) -> Option<f64>| {
+                let values: Option<Vec<f64>> = samples.iter().map(value).collect();
+                Quartiles::of(&values?).map(|quartiles| quartiles.median)
             };
             self.legs.push(LegLine {
                 group: group.to_owned(),
                 name,
-                rate: median(|sample| sample.rate)?,
-                cpu: median(|sample| sample.cpu_per_operation)?.median,
-                server: median(|sample| sample.server)?.median,
-                generator: median(|sample| sample.generator)?.median,
+                rate: Quartiles::of(&rates)
+                    .with_context(|| format!("{group}, {name}: no numbers"))?,
+                cpu: median(|sample| sample.cpu_per_operation),
+                server: median(|sample| sample.server),
+                generator: median(|sample| sample.generator),
             });
         }
         for row in rows {
             let values: Vec<f64> = rounds.iter().map(|round| (row.value)(round)).collect();
             let by_cpu: Vec<f64> =
                 rounds.iter().map(|round| (row.value)(&round.by_cpu())).collect();
-            let by_cpu = Quartiles::of(&by_cpu).map(|quartiles| quartiles.median);
+            let by_cpu = Quartiles::of(&by_cpu)
+                .filter(|_| row.unit == Unit::Ratio)
+                .map(|quartiles| quartiles.median);
             let disturbed = self.legs.iter().any(|leg| {
-                leg.group == group && row.legs.contains(&leg.name) && leg.server < ALONE
+                leg.group == group && row.legs.contains(&leg.name) && leg.was_disturbed()
             });
             let numbers = Numbers { values, by_cpu, budget: row.budget, disturbed };
-            self.add(row.id, &row.title, Unit::Ratio, numbers)?;
+            self.add(row.id, &row.title, row.unit, numbers)?;
         }
         Ok(())
     }
@@ -162,25 +190,14 @@ impl Report {
         if !self.legs.is_empty() {
             line("");
             line(&format!(
-                "{:<9} {:<20} {:>10}  {:>10}  {:>8}  {:>9}",
+                "{:<10} {:<25} {:>10}  {:>10}  {:>8}  {:>9}",
                 "group", "leg", "per second", "CPU us/op", "server", "generator busy"
             ));
-            for leg in &self.legs {
-                line(&format!(
-                    "{:<9} {:<20} {:>10.0}  {:>10.2}  {:>6.0} %  {:>7.0} %{}",
-                    leg.group,
-                    leg.name,
-                    leg.rate.median,
-                    leg.cpu * 1e6,
-                    leg.server * 100.0,
-                    leg.generator * 100.0,
-                    leg.remark()
-                ));
-            }
+            self.legs.iter().for_each(LegLine::print);
         }
         line("");
         line(&format!(
-            "{:<19} {:<60} {:>8}  {:>17}  {:>7}  {:>9}",
+            "{:<29} {:<66} {:>8}  {:>17}  {:>7}  {:>9}",
             "row", "what", "median", "quartiles", "by CPU", "budget"
         ));
         for entry in &self.lines {
@@ -224,10 +241,31 @@ impl Report {
 }
 
 impl LegLine {
+    fn print(&self) {
+        let number = |value: Option<f64>, factor: f64, places: usize, unit: &str| match value {
+            Some(value) => format!("{:.places$}{unit}", value * factor),
+            None => "-".to_owned(),
+        };
+        line(&format!(
+            "{:<10} {:<25} {:>10.0}  {:>10}  {:>8}  {:>9}{}",
+            self.group,
+            self.name,
+            self.rate.median,
+            number(self.cpu, 1e6, 2, ""),
+            number(self.server, 100.0, 0, " %"),
+            number(self.generator, 100.0, 0, " %"),
+            self.remark()
+        ));
+    }
+
+    fn was_disturbed(&self) -> bool {
+        self.server.is_some_and(|share| share < ALONE)
+    }
+
     fn remark(&self) -> &'static str {
-        if self.generator > BUSY {
+        if self.generator.is_some_and(|share| share > BUSY) {
             "  the generator was the limit"
-        } else if self.server < ALONE {
+        } else if self.was_disturbed() {
             "  the server was not alone on its core, or not loaded"
         } else {
             ""
@@ -258,11 +296,7 @@ impl Line {
 
     fn print(&self) {
         let (numbers, quartiles) = (&self.numbers, &self.quartiles);
-        let number = |value: f64| match self.unit {
-            Unit::Ratio => format!("{value:.3}"),
-            Unit::Kib => format!("{:.0} KiB", value / 1024.0),
-            Unit::Instructions => format!("{value:.0}"),
-        };
+        let number = |value: f64| self.unit.show(value);
         let range = if numbers.values.len() > 1 {
             format!("{} to {}", number(quartiles.lower), number(quartiles.upper))
         } else {
@@ -281,7 +315,7 @@ impl Line {
         };
         let by_cpu = numbers.by_cpu.map(number).unwrap_or_default();
         let text = format!(
-            "{:<19} {:<60} {:>8}  {range:>17}  {by_cpu:>7}  {budget:>9}{verdict}",
+            "{:<29} {:<66} {:>8}  {range:>17}  {by_cpu:>7}  {budget:>9}{verdict}",
             self.id,
             self.title,
             number(quartiles.median)
@@ -290,15 +324,10 @@ impl Line {
     }
 
     fn to_json(&self) -> Value {
-        let unit = match self.unit {
-            Unit::Ratio => "ratio",
-            Unit::Kib => "bytes",
-            Unit::Instructions => "instructions",
-        };
         json!({
             "id": self.id,
             "title": self.title,
-            "unit": unit,
+            "unit": self.unit.name(),
             "median": self.quartiles.median,
             "lower_quartile": self.quartiles.lower,
             "upper_quartile": self.quartiles.upper,

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use anyhow::{Context as _, Result};
 
+use crate::options::RunOptions;
 use crate::progress::say;
+use crate::report::{Report, Unit};
 use crate::statistics::Budget;
 
 /// What one leg gave.
@@ -13,11 +15,18 @@ pub(crate) struct Sample {
     /// Operations per second.
     pub(crate) rate: f64,
     /// Seconds of the server's CPU for each operation.
-    pub(crate) cpu_per_operation: f64,
-    /// Share of one core that the server used.
-    pub(crate) server: f64,
+    pub(crate) cpu_per_operation: Option<f64>,
+    /// Share of one core that the server used, where it has one to itself.
+    pub(crate) server: Option<f64>,
     /// Share of one core that the load generator used; it must stay well below 1, else it was the limit.
-    pub(crate) generator: f64,
+    pub(crate) generator: Option<f64>,
+}
+
+impl Sample {
+    /// What is a rate alone.
+    pub(crate) fn of_rate(rate: f64) -> Self {
+        Self { rate, cpu_per_operation: None, server: None, generator: None }
+    }
 }
 
 /// Something that is measured once in each round.
@@ -35,9 +44,22 @@ impl Round {
         self.0.get(leg).map_or(f64::NAN, |sample| sample.rate)
     }
 
+    /// Seconds that one operation of a leg takes which are made one after the other.
+    pub(crate) fn latency(&self, leg: &str) -> f64 {
+        1.0 / self.rate(leg)
+    }
+
+    /// Seconds of CPU for each operation of a leg; not a number if they are not known.
+    pub(crate) fn cpu(&self, leg: &str) -> f64 {
+        self.sample(leg).and_then(|sample| sample.cpu_per_operation).unwrap_or(f64::NAN)
+    }
+
     /// The same round with rates from the server's CPU time alone, as if nobody shared its core.
     pub(crate) fn by_cpu(&self) -> Self {
-        let rate = |sample: &Sample| Sample { rate: 1.0 / sample.cpu_per_operation, ..*sample };
+        let rate = |sample: &Sample| Sample {
+            rate: 1.0 / sample.cpu_per_operation.unwrap_or(f64::NAN),
+            ..*sample
+        };
         Self(self.0.iter().map(|(name, sample)| (*name, rate(sample))).collect())
     }
 
@@ -54,6 +76,7 @@ pub(crate) struct Row {
     /// The legs that `value` reads.
     pub(crate) legs: Vec<&'static str>,
     pub(crate) value: Box<dyn Fn(&Round) -> f64>,
+    pub(crate) unit: Unit,
     pub(crate) budget: Option<Budget>,
 }
 
@@ -71,13 +94,35 @@ impl Row {
             title: title.into(),
             legs: vec![subject, reference],
             value: Box::new(move |round| round.rate(subject) / round.rate(reference)),
+            unit: Unit::Ratio,
             budget,
         }
     }
 }
 
+/// Measures those legs that wanted rows need, and adds the rows to the report.
+pub(crate) fn group(
+    name: &str,
+    legs: Vec<Leg<'_>>,
+    rows: Vec<Row>,
+    options: &RunOptions,
+    report: &mut Report,
+) -> Result<()> {
+    let rows: Vec<Row> = rows.into_iter().filter(|row| options.wants(row.id)).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut legs: Vec<Leg<'_>> = legs
+        .into_iter()
+        .filter(|leg| rows.iter().any(|row| row.legs.contains(&leg.name)))
+        .collect();
+    let rounds = measure(name, &mut legs, options.rounds())?;
+    let names: Vec<_> = legs.iter().map(|leg| leg.name).collect();
+    report.add_rounds(name, &names, &rows, &rounds)
+}
+
 /// Measures all legs once as a warm-up that does not count, then `rounds` times in turn.
-pub(crate) fn measure(group: &str, legs: &mut [Leg<'_>], rounds: u32) -> Result<Vec<Round>> {
+fn measure(group: &str, legs: &mut [Leg<'_>], rounds: u32) -> Result<Vec<Round>> {
     let names: Vec<_> = legs.iter().map(|leg| leg.name).collect();
     say(&format!("{group}: warm-up, then {rounds} rounds of {}", names.join(", ")));
     for leg in legs.iter_mut() {

@@ -11,18 +11,30 @@ pub(crate) struct Quartiles {
 impl Quartiles {
     /// Of `values`, with linear interpolation between neighbours; `None` without values, or if one is no number.
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
-        if values.is_empty() || values.iter().any(|value| !value.is_finite()) {
-            return None;
-        }
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let at = |share: f64| {
-            let place = share * (sorted.len() - 1) as f64;
-            let (below, above) = (place.floor() as usize, place.ceil() as usize);
-            sorted[below] + (sorted[above] - sorted[below]) * (place - place.floor())
-        };
+        let sorted = sorted(values)?;
+        let at = |share: f64| interpolate(&sorted, share);
         Some(Self { lower: at(0.25), median: at(0.5), upper: at(0.75) })
     }
+}
+
+/// The value below which `share` of `values` are; `None` as for [`Quartiles::of`].
+pub(crate) fn quantile(values: &[f64], share: f64) -> Option<f64> {
+    Some(interpolate(&sorted(values)?, share))
+}
+
+fn sorted(values: &[f64]) -> Option<Vec<f64>> {
+    if values.is_empty() || values.iter().any(|value| !value.is_finite()) {
+        return None;
+    }
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    Some(sorted)
+}
+
+fn interpolate(sorted: &[f64], share: f64) -> f64 {
+    let place = share * (sorted.len() - 1) as f64;
+    let (below, above) = (place.floor() as usize, place.ceil() as usize);
+    sorted[below] + (sorted[above] - sorted[below]) * (place - place.floor())
 }
 
 /// What a row must reach.
@@ -80,6 +92,14 @@ mod tests {
         assert_eq!(Quartiles::of(&[]), None);
         assert_eq!(Quartiles::of(&[1.0, f64::NAN]), None);
         assert_eq!(Quartiles::of(&[1.0, f64::INFINITY]), None);
+    }
+
+    #[test]
+    fn a_quantile_is_interpolated_too() {
+        let hundred_and_one: Vec<f64> = (0..=100).rev().map(f64::from).collect();
+        assert_eq!(quantile(&hundred_and_one, 0.99), Some(99.0));
+        assert_eq!(quantile(&[1.0, 2.0], 0.99), Some(1.99));
+        assert_eq!(quantile(&[], 0.99), None);
     }
 
     #[test]

@@ -12,9 +12,10 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use jwt_core::{Claims, JwkSet, Policy, Rejection};
+use jwt_core::{Claims, Compact, JwkSet, Policy, Rejection, dangerous};
 use serde_json::json;
 
+use crate::bearer::{self, NoToken};
 use crate::clock::Clock;
 use crate::revocation::{LiveRevocations, Revocations};
 use crate::secret::Secret;
@@ -31,17 +32,24 @@ const SECRET_TOKEN_SECONDS: i64 = 30;
 #[derive(Clone)]
 pub struct Identity {
     identifier: Arc<str>,
+    /// The other issuer whose keys verified the token. The identifier begins with it.
+    remote: Option<Arc<str>>,
     claims: Option<Arc<Claims>>,
 }
 
 impl Identity {
     fn named(identifier: &str) -> Self {
-        Self { identifier: identifier.into(), claims: None }
+        Self { identifier: identifier.into(), remote: None, claims: None }
     }
 
     /// The name under which the caller is known.
     pub fn identifier(&self) -> &str {
         &self.identifier
+    }
+
+    /// The other issuer that vouches for the caller.
+    pub fn remote(&self) -> Option<&str> {
+        self.remote.as_deref()
     }
 
     /// Whether the verified token has the claim `name` with `value`, or with a list that holds it.
@@ -58,7 +66,10 @@ impl Identity {
 impl Identity {
     /// Whether the token that proved it has been revoked since.
     pub fn is_revoked(&self, revocations: &Revocations) -> bool {
-        self.claims.as_ref().is_some_and(|claims| revocations.refuses(claims))
+        self.claims.as_ref().is_some_and(|claims| match &self.remote {
+            None => revocations.refuses(claims),
+            Some(name) => revocations.refuses_of(name, claims),
+        })
     }
 }
 
@@ -89,10 +100,49 @@ pub enum Mode {
     Operator,
 }
 
+/// Another issuer whose tokens are accepted, besides ours.
+#[derive(Clone, Debug)]
+pub struct RemoteIssuer {
+    name: Arc<str>,
+    keys: LiveKeys,
+    policy: Policy,
+}
+
+impl RemoteIssuer {
+    /// Its callers are `NAME:sub`. `keys` must hold public keys only. With an `issuer` or an `audience` its tokens
+    /// have to name it, or one of them.
+    pub fn new(
+        name: &str,
+        keys: LiveKeys,
+        issuer: Option<String>,
+        audience: Vec<String>,
+        leeway: Duration,
+    ) -> Self {
+        let policy = Policy { issuer, audience, ..policy(leeway) };
+        Self { name: name.into(), keys, policy }
+    }
+
+    fn caller(&self, claims: Claims) -> Result<Identity, AuthError> {
+        let sub = claims.str("sub").filter(|sub| !sub.is_empty()).ok_or(AuthError::NoIdentity)?;
+        let identifier = format!("{}:{sub}", self.name);
+        if identifier.len() > IDENTIFIER_BYTES {
+            return Err(AuthError::NoIdentity);
+        }
+        let (remote, identifier) = (Some(Arc::clone(&self.name)), identifier.into());
+        Ok(Identity { identifier, remote, claims: Some(Arc::new(claims)) })
+    }
+}
+
+/// What holds for every token. One without exp could not be taken back, and none of ours is.
+fn policy(leeway: Duration) -> Policy {
+    Policy { leeway, require_exp: true, ..Policy::default() }
+}
+
 /// Authenticates requests. Cheap to clone.
 #[derive(Clone)]
 pub struct Authenticator {
     keys: Keys,
+    remotes: Arc<[RemoteIssuer]>,
     policy: Arc<Policy>,
     revocations: LiveRevocations,
     clock: Clock,
@@ -159,9 +209,14 @@ impl Authenticator {
             Mode::None => Keys::Open("anonymous"),
             Mode::Operator => Keys::Open("operator"),
         };
-        // What we issue always expires, so nothing without exp is ours.
-        let policy = Arc::new(Policy { leeway, require_exp: true, ..Policy::default() });
-        Ok(Self { keys, policy, revocations: LiveRevocations::default(), clock })
+        let (remotes, policy) = (Arc::default(), Arc::new(policy(leeway)));
+        Ok(Self { keys, remotes, policy, revocations: LiveRevocations::default(), clock })
+    }
+
+    /// Under [`Mode::Jwt`], accepts the tokens of these issuers, too.
+    #[must_use]
+    pub fn with_remotes(self, remotes: Vec<RemoteIssuer>) -> Self {
+        Self { remotes: remotes.into(), ..self }
     }
 
     /// Refuses what is revoked there, too.
@@ -183,25 +238,74 @@ impl Authenticator {
                 .map_err(|error| AuthError::Forbidden(Box::new(error))),
             Keys::Live(keys) => {
                 let keys = keys.load();
-                if keys.is_empty() {
+                if keys.is_empty() && self.remotes.iter().all(|r| r.keys.load().is_empty()) {
                     return Err(AuthError::NoKeys);
                 }
-                let claims = self.verify(headers, &keys)?;
-                if self.revocations.load().refuses(&claims) {
+                let identity = self.identify(bearer::token(headers)?, &keys)?;
+                if identity.is_revoked(&self.revocations.load()) {
                     return Err(AuthError::Revoked);
                 }
-                let name = claims.str("identifier").or_else(|| claims.str("sub"));
-                let name = name.filter(|name| (1..=IDENTIFIER_BYTES).contains(&name.len()));
-                let identifier = Arc::from(name.ok_or(AuthError::NoIdentity)?.as_ref());
-                Ok(Identity { identifier, claims: Some(Arc::new(claims)) })
+                Ok(identity)
             }
         }
     }
 
     fn verify(&self, headers: &HeaderMap, keys: &JwkSet) -> Result<Claims, AuthError> {
-        let token = bearer(headers)?;
+        let token = bearer::token(headers)?;
         jwt_core::verify(token, keys, &self.policy, self.clock.unix_now())
             .map_err(AuthError::Rejected)
+    }
+
+    /// Whose the token is, by the keys that verify it: no claim has a say in that.
+    fn identify(&self, token: &[u8], own: &JwkSet) -> Result<Identity, AuthError> {
+        let now = self.clock.unix_now();
+        let mut rejection = match jwt_core::verify(token, own, &self.policy, now) {
+            Ok(claims) => return self.own_caller(claims),
+            // Only the signature can be another issuer's.
+            Err(Rejection::Verify(error)) => Rejection::Verify(error),
+            Err(other) => return Err(AuthError::Rejected(other)),
+        };
+        for remote in &*self.remotes {
+            match jwt_core::verify(token, &remote.keys.load(), &remote.policy, now) {
+                Ok(claims) => return remote.caller(claims),
+                // Two may share keys, and differ in their audience. The first reason is told.
+                Err(error @ Rejection::Claim(_)) => match rejection {
+                    Rejection::Claim(_) => {}
+                    _ => rejection = error,
+                },
+                Err(_) => {}
+            }
+        }
+        match rejection {
+            Rejection::Verify(_) if own.is_empty() || self.lacks_keys_for(token) => {
+                Err(AuthError::NoKeys)
+            }
+            rejection => Err(AuthError::Rejected(rejection)),
+        }
+    }
+
+    /// Whether a token that nobody's keys verify claims to be of an issuer whose keys have never come: then it is
+    /// not the caller's fault.
+    fn lacks_keys_for(&self, token: &[u8]) -> bool {
+        let claims = || dangerous::claims(&Compact::parse(token).ok()?);
+        let without = self.remotes.iter().filter(|remote| remote.keys.load().is_empty());
+        let mut issuers = without.filter_map(|remote| remote.policy.issuer.as_deref()).peekable();
+        issuers.peek().is_some()
+            && claims().is_some_and(|claims| {
+                claims.str("iss").is_some_and(|iss| issuers.any(|issuer| issuer == iss))
+            })
+    }
+
+    fn own_caller(&self, claims: Claims) -> Result<Identity, AuthError> {
+        let name = claims.str("identifier").or_else(|| claims.str("sub"));
+        let name = name.filter(|name| (1..=IDENTIFIER_BYTES).contains(&name.len()));
+        // A key of ours can sign anything; the names of other issuers' callers are theirs.
+        let name = name.filter(|name| match name.split_once(':') {
+            Some((issuer, _)) => self.remotes.iter().all(|remote| *remote.name != *issuer),
+            None => true,
+        });
+        let identifier = Arc::from(name.ok_or(AuthError::NoIdentity)?.as_ref());
+        Ok(Identity { identifier, remote: None, claims: Some(Arc::new(claims)) })
     }
 
     /// Whether `POST /authenticate` exists.
@@ -220,17 +324,12 @@ impl Authenticator {
     }
 }
 
-/// The token of `Authorization: Bearer`, the one place where it is looked for (RFC 6750 §2.1).
-fn bearer(headers: &HeaderMap) -> Result<&[u8], AuthError> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let value = values.next().ok_or(AuthError::Missing)?.as_bytes();
-    if values.next().is_some() {
-        return Err(AuthError::Ambiguous);
-    }
-    // RFC 9110 §11.1: the scheme is case-insensitive.
-    match value.split_at_checked("Bearer ".len()) {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"Bearer ") => Ok(token),
-        _ => Err(AuthError::Missing),
+impl From<NoToken> for AuthError {
+    fn from(why: NoToken) -> Self {
+        match why {
+            NoToken::Missing => Self::Missing,
+            NoToken::Ambiguous => Self::Ambiguous,
+        }
     }
 }
 

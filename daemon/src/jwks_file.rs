@@ -1,4 +1,4 @@
-//! The JWKS file: what verifiers such as nginx know about our keys.
+//! The JWKS file: what verifiers such as nginx know about our keys, or about those of another issuer.
 //!
 //! Replaced atomically, readable by everyone, and serialised from a type that has no private member.
 
@@ -12,7 +12,7 @@ use crate::metrics::{FileMetrics, Metrics};
 use crate::signing_key::PublicJwks;
 
 /// Writes one JWKS file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct JwksFile {
     path: PathBuf,
     metrics: FileMetrics,

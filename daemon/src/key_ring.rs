@@ -5,6 +5,7 @@
 //! key that a verifier cannot find, whenever the process ends.
 
 mod given;
+mod overview;
 mod plan;
 mod shared;
 
@@ -32,6 +33,7 @@ use crate::store::{Store, StoreError};
 use plan::{Entry, Plan, Request, plan};
 use shared::SharedKeys;
 
+pub use overview::KeyOverview;
 pub use shared::{SharedError, encryption_key_file};
 
 /// What the ring needs to know.
@@ -82,6 +84,19 @@ pub enum RingError {
     /// Our own JWKS does not parse.
     #[error("no key of the JWKS can verify: {0}")]
     Unusable(#[from] jwt_core::JwksError),
+}
+
+impl RingError {
+    /// The name under which an operator searches the log for it, if it has one.
+    pub(crate) fn reason(&self) -> Option<&'static str> {
+        let source = match self {
+            Self::Jwks { source, .. } | Self::Directory(DirectoryError::Io { source, .. }) => {
+                source
+            }
+            _ => return None,
+        };
+        (source.kind() == io::ErrorKind::StorageFull).then_some("disk_full")
+    }
 }
 
 /// When a new key shall sign.
@@ -288,7 +303,8 @@ impl KeyRing {
             match tokio::task::spawn_blocking(move || ring.step()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    error!(event = "key_rotation", outcome = "error", error = %error);
+                    let reason = error.reason();
+                    error!(event = "key_rotation", outcome = "error", reason, error = %error);
                     // Nothing has changed; the disk may have room again later.
                     let _ = tokio::time::timeout(Duration::from_secs(10), stop.cancelled()).await;
                 }

@@ -1,30 +1,113 @@
-//! jwtunnel, the daemon and the command line, as a library.
+//! jwtunnel as a library: tokens, services protected by them, and tunnels.
 //!
-//! The issuer exchanges registered keys for signed tokens and publishes the public keys in a file
-//! that nginx reads; the tunnel server carries TCP over websockets behind it. Data flows one way:
-//! database -> issuer -> JWKS file -> verifiers.
+//! The daemon `jwtunneld` exchanges registered keys for signed tokens, publishes the public keys in a file that nginx
+//! reads, and carries TCP over websockets. The command line `jwtunnel` is its client. A Rust program can be one too, in
+//! three ways:
+//!
+//! **A client of protected services**, [`client`]: a key becomes a token that stays fresh.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use jwtunnel::client::{Client, Secret};
+//!
+//! let client = Client::builder("https://gateway.example/jwthenticator")
+//!     .key(Secret::new(std::fs::read_to_string("key")?.trim()))
+//!     .build()
+//!     .await?;
+//! let http = reqwest::Client::new();
+//! let answer = client.send(http.get("https://gateway.example/api/")).await?.text().await?;
+//! # drop(answer); Ok(())
+//! # }
+//! ```
+//!
+//! **A protected service**, [`verify`]: a tower layer that lets only good tokens pass.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use axum::{Router, routing::get};
+//! use jwtunnel::verify::{Keys, Verified, Verifier};
+//!
+//! let keys = Keys::url("https://gateway.example/jwthenticator/jwks");
+//! let verifier = Verifier::builder(keys).build().await?;
+//! let hello = async |caller: Verified| format!("hello {}", caller.identifier().unwrap_or_default());
+//! let router: Router = Router::new().route("/", get(hello)).layer(verifier);
+//! # drop(router); Ok(())
+//! # }
+//! ```
+//!
+//! **An end of a tunnel**, [`tunnel::client`]: ports, UNIX sockets, or the program itself.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use jwtunnel::client::Secret;
+//! use jwtunnel::tunnel::client::{Connector, Credentials, Entrance, Trust};
+//! use uuid::Uuid;
+//!
+//! let key = Secret::new(std::fs::read_to_string("key")?.trim());
+//! let credentials = Credentials::key(key, Uuid::nil(), "/jwthenticator".into());
+//! let server = "https://gateway.example/netunnel";
+//! let connector = Connector::new(server, &Trust::default(), credentials).await?;
+//! let channel = connector.connect().await?;
+//! let (entrance, dialer) = Entrance::in_program();
+//! channel.forward(&entrance, "db.lan", 5432).await?;
+//! let stream = dialer.connect().await?; // AsyncRead + AsyncWrite
+//! # drop(stream); Ok(())
+//! # }
+//! ```
+//!
+//! Each is a runnable program in `examples/`. All of it needs a tokio runtime.
+//!
+//! The modules that this page does not list are the parts of the two programs; they change without notice.
 #![forbid(unsafe_code)]
 
-pub mod atomic_file;
+// The API.
 pub mod auth;
-pub mod cli;
+pub mod client;
 pub mod clock;
-pub mod config;
-mod endpoint;
-pub mod http;
-pub mod issuer;
-pub mod jwks_file;
-pub mod key_ring;
-pub mod logging;
-pub mod metrics;
-mod openapi;
-pub mod revocation;
 pub mod secret;
-pub mod shutdown;
-pub mod signing_key;
-pub mod sockets;
-pub mod store;
 pub mod tunnel;
+pub mod verify;
+
+// The parts of the programs: public for these, for tests and for benchmarks.
+#[doc(hidden)]
+pub mod atomic_file;
+#[doc(hidden)]
+pub mod cli;
+#[doc(hidden)]
+pub mod config;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
+#[doc(hidden)]
+pub mod http;
+#[doc(hidden)]
+pub mod issuer;
+#[doc(hidden)]
+pub mod jwks_file;
+#[doc(hidden)]
+pub mod key_ring;
+#[doc(hidden)]
+pub mod logging;
+#[doc(hidden)]
+pub mod metrics;
+#[doc(hidden)]
+pub mod remote;
+#[doc(hidden)]
+pub mod revocation;
+#[doc(hidden)]
+pub mod shutdown;
+#[doc(hidden)]
+pub mod signing_key;
+#[doc(hidden)]
+pub mod sockets;
+#[doc(hidden)]
+pub mod store;
+
+mod address;
+mod bearer;
+mod endpoint;
+mod openapi;
+mod pause;
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -47,6 +130,7 @@ use issuer::Issuer;
 use key_ring::{KeyRing, RingError, Settings, SharedVault};
 use logging::Throttle;
 use metrics::Metrics;
+use remote::{RemoteError, RemoteKeys};
 use revocation::{RevocationError, RevocationList};
 use sockets::{SocketError, Sockets};
 use store::{Changes, Store, TokenForm};
@@ -71,6 +155,9 @@ pub enum RunError {
     /// The revocations and their file.
     #[error("revocations: {0}")]
     Revocations(#[from] RevocationError),
+    /// The keys of other issuers.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// The tunnels' settings.
     #[error(transparent)]
     Tunnels(#[from] ConfiguredError),
@@ -90,7 +177,7 @@ impl RunError {
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Tunnels(error) => error.is_configuration(),
-            Self::Secret(_) => true,
+            Self::Secret(_) | Self::Remote(RemoteError::Trust { .. }) => true,
             _ => false,
         }
     }
@@ -99,7 +186,7 @@ impl RunError {
 /// Runs the daemon: opens what `config` names, serves until `shutdown`, and lets what is open finish.
 ///
 /// Ports are bound before anything on disk is touched, so a second daemon fails without a trace. On
-/// SIGHUP the JWKS file is written anew; settings are read at start only.
+/// SIGHUP the JWKS file is written anew, and other issuers' keys are fetched; settings are read at start only.
 ///
 /// # Errors
 /// [`RunError`] when the start fails; after it, faults are answered and logged.
@@ -133,8 +220,11 @@ pub async fn run(
     let file = &config.jwks.revocation_file;
     let revocations = RevocationList::open(store.clone(), file, standard_claims).await?;
     let revocations = Arc::new(revocations);
-    let auth = authenticator(&config, &ring, clock.clone())?.with_revocations(revocations.live());
-    let operator = Operator::start(&config.netunnel, &tunnels)?;
+    let remote = Arc::new(open_remote(&config, &clock).await?);
+    let auth = authenticator(&config, &ring, clock.clone())?
+        .with_remotes(remote.issuers(config.netunnel.leeway))
+        .with_revocations(revocations.live());
+    let operator = Operator::start(&config.netunnel, &tunnels).await?;
     // Channels that are opened on the internal listener are a world of their own, with one caller.
     let by_operator = Authenticator::new(Mode::Operator, config.netunnel.leeway, clock.clone())?;
     let internal_tunnels = Server::new(tunnels.clone(), by_operator);
@@ -160,6 +250,7 @@ pub async fn run(
         issuer: tokens,
         ring: ring.clone(),
         revocations,
+        remote_callers: config.jwks.remotes.iter().map(|remote| remote.name.clone()).collect(),
         tunnels: tunnels.clone(),
         limits: limits.clone(),
         clock: clock.clone(),
@@ -176,6 +267,7 @@ pub async fn run(
                 tunnels: tunnels.clone(),
                 by_operator: internal_tunnels.clone(),
                 operator: operator.clone(),
+                remote: remote.clone(),
                 revocations: app.revocations.live(),
                 metrics: app.metrics.clone(),
                 url_prefix: app.settings.url_prefix.clone(),
@@ -191,11 +283,13 @@ pub async fn run(
         let admins = Admins::Listed(config.netunnel.admin_identifiers.clone());
         operator.router(&tunnels, admins)
     } else {
+        operator.may_disconnect(&tunnels);
         tunnels.router()
     };
     services.serve("netunnel", netunnel, router);
 
     let stop = services.stop.clone();
+    let mut fetching = remote.start(&stop).await;
     let rotation = tokio::spawn(ring.clone().run(stop.clone()));
     let pruning = tokio::spawn(prune(followed.clone(), limits, clock, stop.clone()));
     let changes =
@@ -208,7 +302,10 @@ pub async fn run(
     let result = loop {
         tokio::select! {
             _ = &mut shutdown => break Ok(()),
-            _ = hangups.recv() => republish(&ring).await,
+            _ = hangups.recv() => {
+                remote.refresh();
+                republish(&ring).await;
+            }
             _ = services.tasks.join_next() => break Err(RunError::Ended),
         }
     };
@@ -223,6 +320,7 @@ pub async fn run(
         // All end with `stop`; the result of a rotation in progress is on disk.
         let _ = task.await;
     }
+    while fetching.join_next().await.is_some() {}
     info!(event = "stopped", outcome = "ok");
     result
 }
@@ -298,6 +396,12 @@ async fn open_ring(config: &Config, clock: Clock, store: &Store) -> Result<KeyRi
         });
         KeyRing::open(settings, clock, shared)
     });
+    Ok(opened.await.map_err(|_| RunError::Ended)??)
+}
+
+async fn open_remote(config: &Config, clock: &Clock) -> Result<RemoteKeys, RunError> {
+    let (remotes, clock) = (config.jwks.remotes.clone(), clock.clone());
+    let opened = tokio::task::spawn_blocking(move || RemoteKeys::open(&remotes, &clock));
     Ok(opened.await.map_err(|_| RunError::Ended)??)
 }
 
@@ -405,15 +509,18 @@ fn log_start(config: &Config, ring: &KeyRing) {
         refresh_lifetime_s = refresh_lifetime.as_secs(),
         netunnel_auth = config.netunnel.auth.as_str()
     );
-    match config::unsearchable_parent(&config.jwks.file) {
-        Ok(None) => {}
-        Ok(Some((folder, mode))) => warn!(
-            event = "jwks_unreachable",
-            folder = %folder.display(),
-            mode = format!("{mode:04o}"),
-            reason = "nginx's workers cannot search this folder; chmod o+x it, or move [jwks] file"
-        ),
-        Err(fault) => warn!(event = "jwks_unreachable", error = %fault),
+    for file in config.jwks.files() {
+        match config::unsearchable_parent(file) {
+            Ok(None) => {}
+            Ok(Some((folder, mode))) => warn!(
+                event = "jwks_unreachable",
+                file = %file.display(),
+                folder = %folder.display(),
+                mode = format!("{mode:04o}"),
+                reason = "nginx's workers cannot search this folder; chmod o+x it, or move the file"
+            ),
+            Err(fault) => warn!(event = "jwks_unreachable", error = %fault),
+        }
     }
 }
 

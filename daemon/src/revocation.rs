@@ -70,6 +70,12 @@ impl Target {
         self.parts().0
     }
 
+    /// Whether it is about a token of one of these other issuers, which are written before a colon.
+    pub fn is_of_any(&self, issuers: &[String]) -> bool {
+        let issuer = self.parts().1.split_once(':').map(|(issuer, _)| issuer);
+        issuer.is_some_and(|issuer| issuers.iter().any(|name| name == issuer))
+    }
+
     fn parts(&self) -> (&'static str, &str, Option<i64>) {
         match self {
             Self::TokenId(value) => ("token_id", value, None),
@@ -125,6 +131,11 @@ impl Revocations {
     /// Whether the token is refused.
     pub fn refuses(&self, claims: &Claims) -> bool {
         self.list.check(claims.set()).is_some()
+    }
+
+    /// Whether the token of another issuer is refused, whose entries begin with `NAME:`.
+    pub fn refuses_of(&self, issuer: &str, claims: &Claims) -> bool {
+        self.list.check_issued_by(issuer, claims.set()).is_some()
     }
 
     /// How many there are.
@@ -330,6 +341,17 @@ mod tests {
             let set = set(&[row]);
             let found = [&full, &other, &bare, &timeless].map(|claims| set.refuses(claims));
             assert_eq!(found, refused, "{row:?}");
+        }
+        // Another issuer's equal values are others, and stand under its name.
+        for (own, others) in [
+            (("token_id", "j", None), ("token_id", "corp:j", None)),
+            (("identifier", "s", Some(11)), ("identifier", "corp:s", Some(11))),
+            (("kid", kid, None), ("kid", &*format!("corp:{kid}"), None)),
+        ] {
+            let (own, others) = (set(&[own]), set(&[others]));
+            assert_eq!((own.refuses(&other), own.refuses_of("corp", &other)), (true, false));
+            assert_eq!((others.refuses(&other), others.refuses_of("corp", &other)), (false, true));
+            assert!(!others.refuses_of("cor", &other) && !others.refuses_of("corp:", &other));
         }
     }
 }

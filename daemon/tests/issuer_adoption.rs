@@ -153,6 +153,12 @@ async fn adopt_share_and_harden(root: tempfile::TempDir, shared: Shared) {
     assert_eq!(refresh(&daemon, &their_refresh, U).await["identifier"], json!(U));
     // A key of ours stands for its identifier alone.
     assert_eq!(claims(&daemon.authenticate("K2", V).await.0)["identifier"], json!(U));
+    // Nothing of it is deleted here that the original may need.
+    let server = format!("http://{}", daemon.internal);
+    let prune = ["keys", "prune", "--older-than", "0s", "--revoked", "--yes", "--server", &server];
+    let (code, out, err) = jwtunnel(&prune, "");
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("keys prune --shared") && err.contains("db harden"), "{err}");
     // Registering an old key again extends it, and leaves the rest as it was.
     daemon.register("K1", V).await;
     let again = shared.rows(KEYS).await;

@@ -40,7 +40,13 @@ async fn t1_t2_t3_t4_health_unknown_routes_and_wrong_methods() {
 #[tokio::test]
 async fn i13_internal_routes_are_not_on_the_public_listener_and_the_other_way_round() {
     let daemon = Daemon::start(Options::default()).await;
-    for path in ["/register_key", "/is_key_registered", "/rotate_signing_key"] {
+    for path in [
+        "/register_key",
+        "/register_keys",
+        "/is_key_registered",
+        "/prune_keys",
+        "/rotate_signing_key",
+    ] {
         daemon.post(path, "{}").await.is_text(404, "404: Not Found");
         assert_eq!(daemon.post_internal(path, "{}").await.status, 400);
     }
@@ -57,7 +63,14 @@ async fn i13_internal_routes_are_not_on_the_public_listener_and_the_other_way_ro
 #[tokio::test]
 async fn a_page_in_a_browser_cannot_use_the_internal_listener() {
     let daemon = Daemon::start(Options::default()).await;
-    for path in ["/register_key", "/is_key_registered", "/rotate_signing_key"] {
+    for path in [
+        "/register_key",
+        "/register_keys",
+        "/is_key_registered",
+        "/show_key",
+        "/prune_keys",
+        "/rotate_signing_key",
+    ] {
         let request = daemon.client.post(format!("http://{}{path}", daemon.internal));
         let request = request
             .header("origin", "https://evil.example")

@@ -387,7 +387,8 @@ async fn keys_from_the_environment_are_used_and_wrong_ones_are_named() {
             options = options.variable(name, value);
         }
         let (code, err) = issuer_harness::refusal(&options);
-        assert_eq!(code, 1, "{err}");
+        // 2: what the configuration's text alone tells.
+        assert!(code == 1 || code == 2, "{code}: {err}");
         for part in parts {
             assert!(err.contains(part), "no {part:?} in {err}");
         }

@@ -58,12 +58,13 @@ async fn reply(mut stream: TcpStream, body: &str) {
     let _ = timeout(Duration::from_millis(200), stream.read_to_end(&mut rest)).await;
 }
 
-fn connector(url: &str, timings: Timings) -> Connector {
-    Connector::new(url, &Trust::default(), Credentials::none()).unwrap().with_timings(timings)
+async fn connector(url: &str, timings: Timings) -> Connector {
+    let connector = Connector::new(url, &Trust::default(), Credentials::none()).await;
+    connector.unwrap().with_timings(timings)
 }
 
 async fn connect(server: &Server, url: &str, timings: Timings) -> (Client, Ws) {
-    let connector = connector(url, timings);
+    let connector = connector(url, timings).await;
     let connecting = tokio::spawn(async move { connector.connect().await });
     // As the original answers: no features.
     server.answer("POST /channels ", r#"{"channel_id": 7, "version": "1.0.13"}"#).await;
@@ -151,7 +152,7 @@ async fn a_waiting_websocket_is_pinged_and_needs_no_pong_a39() {
 async fn the_zero_mask_is_for_servers_that_agreed_to_it() {
     for (agreed, features) in [(true, r#", "features": ["zero-mask"]"#), (false, "")] {
         let (server, url) = Server::start().await;
-        let connector = connector(&url, quick());
+        let connector = connector(&url, quick()).await;
         let connecting = tokio::spawn(async move { connector.connect().await });
         let answer = format!(r#"{{"channel_id": 7, "version": "1.0.13"{features}}}"#);
         server.answer("POST /channels ", &answer).await;

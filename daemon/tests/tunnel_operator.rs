@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
 use tunnel_harness::*;
 
 /// A server with an operator, on a state file of its own.
@@ -42,7 +43,7 @@ impl Site {
         let mut settings =
             Settings { timings: quick(), ..Settings::from_config(&config.netunnel).unwrap() };
         settings.own_listeners.push(address);
-        let operator = Operator::start(&config.netunnel, &settings).unwrap();
+        let operator = Operator::start(&config.netunnel, &settings).await.unwrap();
         let auth = Authenticator::new(Mode::Operator, Duration::ZERO, Clock::system()).unwrap();
         let server = Server::new(settings, auth);
         let router = operator.router(&server, Admins::Everyone);
@@ -284,6 +285,58 @@ async fn the_proxy_is_stored_encrypted_and_shown_masked_a52_a53_a54() {
     assert_eq!(set(json!({"proxy_url": null})).await.json(), json!({}));
     assert_eq!(site.bench.get("/config/http-proxy").await.json(), json!({}));
     assert_eq!(site.register(&site.bench.url()).await.status, 200, "peers can be registered");
+}
+
+/// nt:D4: what was encrypted with a key that is gone is no reason not to start, and is not used.
+#[tokio::test]
+async fn credentials_under_another_key_are_left_out_d4() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let lost = fernet::Fernet::new("3vpPjEJ6pEckqFxQ5Vbtwa9pHw9c6gQUxS8NueEZQII=").unwrap();
+    let lost = lost.encrypt(b"user");
+    let url = format!("http://127.0.0.1:{}", closed_port().await);
+    let file = json!({"secret_key": key,
+        "http_proxy": {"proxy_url": url, "username": lost, "password": lost}});
+    std::fs::write(folder.path().join("netunnel.json"), file.to_string()).unwrap();
+    let site = Site::in_folder(folder, "auth = \"none\"").await;
+    let shown = site.bench.get("/config/http-proxy").await.json();
+    assert_eq!(shown, json!({"proxy_url": url, "username": "******", "password": "******"}));
+    // They can be set anew, and the proxy can be taken away.
+    let given = json!({"proxy_url": url, "username": "a", "password": "b", "check_proxy": false});
+    assert_eq!(site.bench.post("/config/http-proxy", &given).await.status, 200);
+    let none = site.bench.post("/config/http-proxy", &json!({"proxy_url": null})).await;
+    assert_eq!(none.json(), json!({}));
+}
+
+/// rel:W4: a tunnel that exists is judged again at its next connection.
+#[tokio::test]
+async fn changed_destinations_hold_for_existing_tunnels_w4() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"reached").await;
+        }
+    });
+    let file = json!({"allowed_tunnel_destinations": {"127.0.0.2": port.to_string()}});
+    std::fs::write(folder.path().join("netunnel.json"), file.to_string()).unwrap();
+    let site = Site::in_folder(folder, "auth = \"none\"").await;
+    let (id, _control) = site.bench.channel("").await;
+    let wish = json!({"exit_address": "127.0.0.2", "exit_port": port, "reverse": false});
+    let answer = site.bench.post(&format!("/channels/{id}/tunnels"), &wish).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let mut ws = site.bench.data(id).await;
+    text(&mut ws, "pasten").await;
+    assert_eq!(next(&mut ws).await, Some(Message::Binary(b"reached".to_vec().into())));
+    let mut waiting = site.bench.data(id).await;
+    let reset = site.bench.post("/config/factory-reset", &json!({})).await;
+    assert_eq!(reset.status, 200, "{reset:?}");
+    text(&mut waiting, "pasten").await;
+    let end = next(&mut waiting).await;
+    assert!(matches!(end, Some(Message::Close(_))), "{end:?}");
+    let answer = site.bench.post(&format!("/channels/{id}/tunnels"), &wish).await;
+    assert_eq!(answer.error(403), "Address 127.0.0.2 is not allowed as a tunnel destination");
 }
 
 /// rel:A7: a copy is made first.

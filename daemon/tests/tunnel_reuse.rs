@@ -44,7 +44,7 @@ impl Pair {
         let bench = Bench::open(Settings { timings: quick(), ..Settings::default() }).await;
         let (address, connections) = counted(bench.address).await;
         let url = format!("http://{address}");
-        let connector = Connector::new(&url, &Trust::default(), Credentials::none()).unwrap();
+        let connector = Connector::new(&url, &Trust::default(), Credentials::none()).await.unwrap();
         let client = connector.with_timings(quick()).connect().await.unwrap();
         Self { bench, client, connections }
     }

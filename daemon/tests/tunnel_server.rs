@@ -10,6 +10,7 @@ use std::time::Duration;
 use bson::rawdoc;
 use futures_util::{SinkExt, StreamExt};
 use jwtunnel::auth::Mode;
+use jwtunnel::config::Rule;
 use jwtunnel::secret::Secret;
 use jwtunnel::tunnel::wire::{self, Packet};
 use jwtunnel::tunnel::{Census, Limits, Policy, Settings, Timings};
@@ -76,7 +77,8 @@ async fn channels_are_created_with_random_ids_a5_a6_a7_a8_w2() {
 #[tokio::test]
 async fn the_control_websocket_exists_once_a9_a10_a11_a12_a13() {
     let bench = Bench::open(settings()).await;
-    assert_eq!(bench.refused("/channels/999/connect", "").await, 404);
+    let (head, _) = raw_upgrade(&bench, "/channels/999/connect", "", b"").await;
+    assert!(head.starts_with("HTTP/1.1 404") && head.contains("application/json"), "{head}");
     let (id, mut control) = bench.channel("").await;
     let plain = bench.get(&format!("/channels/{id}/connect")).await;
     assert_eq!(plain.status, 400);
@@ -181,6 +183,52 @@ async fn the_configured_list_holds_a20_a21() {
         "Port 127.0.0.1:24 is not allowed as a tunnel destination"
     );
     ask("::1", 22).await.error(403);
+}
+
+/// rel:W3, nt:D14, nt:E5: rules decide for each caller, and an entrance may have an IPv6 address.
+#[tokio::test]
+async fn rules_decide_by_caller_d14_e5() {
+    let rule = |identifier: &str, destinations: &[&str], binds: &[&str]| Rule {
+        identifier: Some(identifier.into()),
+        destinations: destinations.iter().map(|text| (*text).to_owned()).collect(),
+        reverse_binds: binds.iter().map(|text| (*text).to_owned()).collect(),
+        ..Rule::default()
+    };
+    let port = echo().await;
+    let rules = [
+        rule("alice", &[&format!("127.0.0.1:{port}")], &["[::1]:*"]),
+        rule("*", &["192.0.2.1:22"], &[]),
+    ];
+    let policy = Policy::from_rules(&rules).unwrap();
+    let bench = Bench::with_tokens(Settings { policy, ..settings() }).await;
+    let (alice, bob) = (token("alice"), token("bob"));
+    let forward = json!({"exit_address": "127.0.0.1", "exit_port": port, "reverse": false});
+    let reverse = json!({"entrance_address": "::1", "entrance_port": null, "reverse": true});
+    let (id, _control) = bench.channel(&bob).await;
+    let path = format!("/channels/{id}/tunnels");
+    for (wish, text) in [
+        (&forward, "Address 127.0.0.1 is not allowed as a tunnel destination"),
+        (&reverse, "Address ::1:0 is not allowed as a tunnel entrance"),
+    ] {
+        let answer = bench.send("POST", &path, &bob, &wish.to_string()).await;
+        assert_eq!(answer.error(403), text);
+    }
+    let (id, _control) = bench.channel(&alice).await;
+    let path = format!("/channels/{id}/tunnels");
+    assert_eq!(bench.send("POST", &path, &alice, &forward.to_string()).await.status, 200);
+    let answer = bench.send("POST", &path, &alice, &reverse.to_string()).await.json();
+    assert_eq!(answer["entrance_address"], "::1");
+    let entrance = u16::try_from(answer["entrance_port"].as_u64().unwrap()).unwrap();
+    let connect = |tunnel: u64| format!("/channels/{id}/tunnels/{tunnel}/connect");
+    let mut ws = bench.websocket(&connect(1), &alice).await.unwrap();
+    text(&mut ws, "pasten").await;
+    binary(&mut ws, b"x").await;
+    assert_eq!(next(&mut ws).await, Some(Message::Binary(b"x".to_vec().into())));
+    let mut ws = bench.websocket(&connect(2), &alice).await.unwrap();
+    let mut program = TcpStream::connect(("::1", entrance)).await.unwrap();
+    program.write_all(b"y").await.unwrap();
+    assert_eq!(next(&mut ws).await, Some(Message::Text("pasten".into())));
+    assert_eq!(next(&mut ws).await, Some(Message::Binary(b"y".to_vec().into())));
 }
 
 #[tokio::test]
@@ -403,11 +451,14 @@ async fn a_reverse_tunnel_asks_for_websockets_a37_a40() {
     assert_eq!(answer["tunnel_id"], 1);
     let port = u16::try_from(answer["entrance_port"].as_u64().unwrap()).unwrap();
 
-    // Refused, so it asks again after a while.
+    // Refused, so it asks again after a while, and not at once.
+    let mut asked = Instant::now();
     for number in 1..=2 {
         let Some(Message::Binary(request)) = next(&mut control).await else { panic!("no request") };
         let message = wire::Message::NewConnection { tunnel_id: 1 };
         assert_eq!(request, wire::encode_message(number, message));
+        assert!(number == 1 || asked.elapsed() > Duration::from_millis(100), "without a pause");
+        asked = Instant::now();
         let error = (number == 1).then_some("not now");
         binary(&mut control, &wire::encode_response(number, error)).await;
     }
@@ -420,6 +471,21 @@ async fn a_reverse_tunnel_asks_for_websockets_a37_a40() {
     let mut answer = [0; 6];
     program.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"answer");
+}
+
+/// nt:D11, rel:0.3: a request that is not answered ends the channel, and with it what it has bound.
+#[tokio::test]
+async fn a_request_that_is_never_answered_ends_the_channel_d11() {
+    let timings = Timings { reply: Duration::from_millis(300), ..quick() };
+    let bench = Bench::open(Settings { timings, ..settings() }).await;
+    let (id, mut control) = bench.channel("").await;
+    let wish = json!({"entrance_address": "127.0.0.1", "entrance_port": null, "reverse": true});
+    let answer = bench.post(&format!("/channels/{id}/tunnels"), &wish).await.json();
+    let port = u16::try_from(answer["entrance_port"].as_u64().unwrap()).unwrap();
+    assert!(matches!(next(&mut control).await, Some(Message::Binary(_))), "the request");
+    assert_eq!(close_code(&mut control).await, Some(1011));
+    bench.settles(Census::default()).await;
+    TcpListener::bind(("127.0.0.1", port)).await.unwrap();
 }
 
 #[tokio::test]

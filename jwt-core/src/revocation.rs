@@ -3,6 +3,7 @@
 //! Like a key set, a list is read whole or not at all: one that can't be read in every detail is an error, and the
 //! caller keeps the one before it.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
@@ -83,13 +84,33 @@ impl Revocations {
     /// The entry that the token falls under, if there is one. A claim that is absent, or no string, falls under none;
     /// but a token without a readable `iat` counts as issued before every time.
     pub fn check(&self, set: &ClaimsSet) -> Option<Revoked> {
+        self.find(None, set)
+    }
+
+    /// As [`Revocations::check`] for a token of another issuer: its values stand in the list as `ISSUER:VALUE`, where
+    /// `issuer` is what it is called here, so that they are never mistaken for equal ones of this issuer.
+    pub fn check_issued_by(&self, issuer: &str, set: &ClaimsSet) -> Option<Revoked> {
+        self.find(Some(issuer), set)
+    }
+
+    fn find(&self, issuer: Option<&str>, set: &ClaimsSet) -> Option<Revoked> {
+        if self.is_empty() {
+            return None;
+        }
+        // The common case, a token of this issuer, allocates nothing.
+        fn listed<'v>(issuer: Option<&str>, value: Cow<'v, str>) -> Cow<'v, str> {
+            match issuer {
+                None => value,
+                Some(issuer) => format!("{issuer}:{value}").into(),
+            }
+        }
+        let text = |claim: &str| set.str(claim).map(|value| listed(issuer, value));
         let names_one_of = |claim: &str, list: &HashSet<Box<str>>| {
-            !list.is_empty() && set.str(claim).is_some_and(|value| list.contains(&*value))
+            !list.is_empty() && text(claim).is_some_and(|value| list.contains(&*value))
         };
         let too_early = |claim: &str| {
             !self.identifier.is_empty()
-                && set
-                    .str(claim)
+                && text(claim)
                     .and_then(|value| self.identifier.get(&*value))
                     .is_some_and(|before| set.iat().is_none_or(|iat| iat < *before))
         };
@@ -99,7 +120,11 @@ impl Revocations {
             Some(Revoked::Identifier)
         } else if names_one_of("key", &self.key) {
             Some(Revoked::Key)
-        } else if set.header().kid().is_some_and(|kid| self.kid.contains(kid)) {
+        } else if set
+            .header()
+            .kid()
+            .is_some_and(|kid| self.kid.contains(&*listed(issuer, kid.into())))
+        {
             Some(Revoked::Kid)
         } else {
             None

@@ -15,9 +15,9 @@ use crate::nginx::{Nginx, NginxBuilder};
 use crate::poll::eventually;
 use crate::ports::Port;
 use crate::process::Process;
-use crate::python::python;
+use crate::python::{PythonServer, python};
 use crate::scratch::Scratch;
-use crate::service::{self, BULK};
+use crate::service::{self, bulk_size};
 use crate::setup::built;
 
 /// Longer than any transfer of a test takes.
@@ -59,7 +59,22 @@ impl Daemon {
     /// If it does not become ready.
     #[must_use]
     pub fn start_with(more: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start_in(Scratch::new(), more, environment)
+    }
+
+    /// The same, asking this DNS server alone. It takes root.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    #[must_use]
+    pub fn start_asking(more: &str, nameserver: Ipv4Addr) -> Self {
         let scratch = Scratch::new();
+        let text = format!("nameserver {nameserver}\noptions timeout:10 attempts:1\n");
+        scratch.replace(RESOLVER, text.as_bytes());
+        Self::start_in(scratch, more, &[])
+    }
+
+    fn start_in(scratch: Scratch, more: &str, environment: &[(&str, &str)]) -> Self {
         let data = scratch.join("data");
         fs::create_dir(&data).expect("a folder for data");
         fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).expect("its mode");
@@ -173,8 +188,17 @@ impl Daemon {
     }
 }
 
+/// If it is in a daemon's folder, the daemon sees it in the place of the system's.
+const RESOLVER: &str = "resolv.conf";
+
 fn run(scratch: &Scratch, environment: &[(String, String)]) -> Process {
     let mut command = Command::new(built("jwtunneld"));
+    let resolver = scratch.join(RESOLVER);
+    if resolver.exists() {
+        command = Command::new("unshare");
+        let mount = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", mount]).arg(resolver).arg(built("jwtunneld"));
+    }
     command.arg("--config").arg(scratch.join("jwtunneld.toml")).args(["--log-format", "json"]);
     command.envs(environment.iter().cloned());
     Process::start("jwtunneld", &mut command, &scratch.join("daemon.log"))
@@ -230,12 +254,8 @@ impl Gateway {
     /// If it does not open.
     #[must_use]
     pub fn python_tunnel(&self, client: &Client, arguments: &[&str]) -> Tunnel {
-        let python = python();
-        let data = json!({"key": client.key, "uuid": client.identifier}).to_string();
-        let mut command = Command::new(python);
-        command.args(["-u", "-m", "netunnel.client", "-s", &self.netunnel("")]);
-        command.args(["--auth-plugin", "netunnel_jwthenticator.JWThenticatorAuthClient"]);
-        command.args(["--auth-data", &data]).args(arguments);
+        let mut command = python_client(&self.netunnel(""), Some(client));
+        command.args(arguments);
         Tunnel::open("python -m netunnel.client", command, &self.daemon.scratch)
     }
 
@@ -245,12 +265,70 @@ impl Gateway {
     /// If it does not open.
     #[must_use]
     pub fn tunnel(&self, client: &Client, arguments: &[&str]) -> Tunnel {
-        let key = self.daemon.scratch.join(&format!("{}.key", client.identifier));
-        fs::write(&key, &client.key).expect("a key file");
-        let mut command = Command::new(built("jwtunnel"));
-        command.args(["connect", "-s", &self.netunnel(""), "--key-file"]).arg(key).args(arguments);
-        Tunnel::open("jwtunnel connect", command, &self.daemon.scratch)
+        let scratch = &self.daemon.scratch;
+        let mut command = our_client(&self.netunnel(""), scratch, Some(client));
+        command.args(arguments);
+        Tunnel::open("jwtunnel connect", command, scratch)
     }
+}
+
+/// An original server behind nginx, with a daemon of ours as the issuer of its tokens.
+#[derive(Debug)]
+pub struct PythonGateway {
+    /// nginx in front.
+    pub nginx: Nginx,
+    /// Issues the tokens; its own tunnels are not reached through nginx.
+    pub daemon: Daemon,
+    /// The server behind it.
+    pub server: PythonServer,
+}
+
+impl PythonGateway {
+    /// Starts all three.
+    #[must_use]
+    pub fn start() -> Self {
+        let daemon = Daemon::start("");
+        let server = PythonServer::with_jwthenticator();
+        let jwks = daemon.scratch().join("data/public/jwks.json");
+        let nginx = NginxBuilder::new().daemon(server.port(), daemon.public(), jwks).start();
+        Self { nginx, daemon, server }
+    }
+
+    /// A path of the server's routes.
+    #[must_use]
+    pub fn netunnel(&self, path: &str) -> String {
+        self.nginx.url(&format!("/netunnel{path}"))
+    }
+}
+
+/// `python -m netunnel.client` towards a server, with its plugin if there is a client to be.
+#[must_use]
+pub fn python_client(server: &str, client: Option<&Client>) -> Command {
+    let mut command = Command::new(python());
+    command.args(["-u", "-m", "netunnel.client", "-s", server]);
+    if let Some(client) = client {
+        let data = json!({"key": client.key, "uuid": client.identifier}).to_string();
+        command.args(["--auth-plugin", "netunnel_jwthenticator.JWThenticatorAuthClient"]);
+        command.args(["--auth-data", &data]);
+    }
+    command
+}
+
+/// `jwtunnel connect` towards a server, with the key of a client if there is one to be. The key is in a file in
+/// `scratch`.
+///
+/// # Panics
+/// If that file can't be written.
+#[must_use]
+pub fn our_client(server: &str, scratch: &Scratch, client: Option<&Client>) -> Command {
+    let mut command = Command::new(built("jwtunnel"));
+    command.args(["connect", "-s", server]);
+    if let Some(client) = client {
+        let key = scratch.join(&format!("{}.key", client.identifier));
+        fs::write(&key, &client.key).expect("a key file");
+        command.arg("--key-file").arg(key);
+    }
+    command
 }
 
 /// An open tunnel, closed with the value.
@@ -330,7 +408,8 @@ pub fn bulk(mut stream: TcpStream) {
     let sender = thread::spawn(move || service::give(&mut upload, 1));
     let mut digest = [0; 32];
     stream.read_exact(&mut digest).expect("the hash of what was sent");
-    assert!(sender.join().expect("the sender"), "not all {BULK} bytes were sent");
+    let sent = sender.join().expect("the sender");
+    assert!(sent, "not all {} bytes were sent", bulk_size());
     assert_eq!(digest.to_vec(), service::expected(1), "what arrived is not what was sent");
     download(stream);
 }

@@ -8,7 +8,9 @@
 //! - `NGINX=host`: the installed nginx instead of the one in Docker; `NGINX_BINARY` names another
 //! - `JWTUNNEL_TEST_IMAGE`, `JWTUNNEL_PYTHON`, `JWTUNNEL_SCHEMATHESIS`: what `scripts/test-image.sh`,
 //!   `scripts/python-peers.sh` and `scripts/python-peers.sh schemathesis` print; unset, the scripts are called
+//! - `JWTUNNEL_LONG`: the whole sizes of `make test-long`
 
+mod certificate;
 mod daemon;
 mod http;
 pub mod key_server;
@@ -21,9 +23,13 @@ mod python;
 mod scratch;
 mod service;
 mod setup;
+mod size;
 mod token;
 
-pub use daemon::{Client, Daemon, Gateway, Tunnel, bulk, download};
+pub use certificate::self_signed;
+pub use daemon::{
+    Client, Daemon, Gateway, PythonGateway, Tunnel, bulk, download, our_client, python_client,
+};
 pub use http::{Answer, ask, ask_raw, exchange, get};
 pub use network::Network;
 pub use nginx::{Check, Nginx, NginxBuilder};
@@ -34,4 +40,5 @@ pub use python::{PythonServer, python, register_peer, schemathesis, static_tunne
 pub use scratch::Scratch;
 pub use service::Service;
 pub use setup::{build_dir, built, conf_dir, repository};
+pub use size::size;
 pub use token::{SigningKey, jwks, now, pem, sign};

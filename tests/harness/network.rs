@@ -1,6 +1,7 @@
 //! A network of the test's own, in which packets can be dropped.
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -47,6 +48,22 @@ impl Network {
         rule.extend(matching);
         rule.extend(["-j", "DROP"]);
         run("iptables", &rule);
+    }
+
+    /// From now on everything arrives again.
+    ///
+    /// # Panics
+    /// If iptables refuses it.
+    pub fn drop_nothing(&self) {
+        run("iptables", &["-w", "-F", "INPUT"]);
+    }
+
+    /// One more address of this host.
+    ///
+    /// # Panics
+    /// If `ip` refuses it.
+    pub fn add_address(&self, address: Ipv4Addr) {
+        run("ip", &["address", "add", &format!("{address}/32"), "dev", "lo"]);
     }
 
     /// How many packets were dropped so far.

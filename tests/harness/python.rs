@@ -13,18 +13,8 @@ use crate::process::Process;
 use crate::scratch::Scratch;
 use crate::setup::script;
 
-/// Runs a module as `python -m` does, after two changes. Without the first the server can send no message from Python
-/// 3.10 on: `asyncio.Event` takes no `loop` any more. The second gives its static tunnels ports of their own: the server
-/// ends itself if another program, such as our daemon in a test beside it, takes the port that it has just found free.
-const WITH_SHIM: &str = "
-import asyncio, runpy, sys
-plain = asyncio.Event.__init__
-asyncio.Event.__init__ = lambda self, loop=None: plain(self)
-from netunnel.common import const
-const.MIN_STATIC_TUNNEL_LOCAL_PORT, const.MAX_STATIC_TUNNEL_LOCAL_PORT = 21500, 21999
-sys.argv = ['netunnel.server'] + sys.argv[1:]
-runpy.run_module('netunnel.server', run_name='__main__', alter_sys=True)
-";
+/// How it is run; the file says why.
+const SERVER: &str = include_str!("../python/netunnel_server.py");
 
 /// The interpreter with the original programs.
 #[must_use]
@@ -115,7 +105,7 @@ impl PythonServer {
 
 fn run(scratch: &Scratch, port: &Port, arguments: &[String]) -> Process {
     let mut command = Command::new(python());
-    command.args(["-u", "-c", WITH_SHIM, "-p", &port.number().to_string(), "-c"]);
+    command.args(["-u", "-c", SERVER, "-p", &port.number().to_string(), "-c"]);
     command.arg(scratch.join("netunnel.json")).args(arguments);
     Process::start("python -m netunnel.server", &mut command, &scratch.join("server.log"))
 }

@@ -8,8 +8,12 @@ use std::thread;
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-/// How much a bulk transfer carries in each direction.
-pub(crate) const BULK: usize = 64 * 1024 * 1024;
+use crate::size::size;
+
+/// How much a bulk transfer carries in each direction: 64 MiB, or the 1 GiB of rel:F28.
+pub(crate) fn bulk_size() -> usize {
+    size(64, 1_024) * 1024 * 1024
+}
 
 /// A TCP service in threads of the test. They end with the test's process.
 #[derive(Debug)]
@@ -56,14 +60,16 @@ impl Service {
     /// # Panics
     /// If there is no port for it.
     #[must_use]
-    pub fn start(serve: fn(TcpStream)) -> Self {
+    pub fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("its address");
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
+        let serve = Arc::new(serve);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 count.fetch_add(1, Ordering::SeqCst);
+                let serve = Arc::clone(&serve);
                 thread::spawn(move || serve(stream));
             }
         });
@@ -83,11 +89,11 @@ impl Service {
     }
 }
 
-/// Reads [`BULK`] bytes and gives their SHA-256.
+/// Reads [`bulk_size`] bytes and gives their SHA-256.
 pub(crate) fn take(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut context = Context::new(&SHA256);
     let mut buffer = vec![0; 64 * 1024];
-    let mut left = BULK;
+    let mut left = bulk_size();
     while left > 0 {
         let most = buffer.len().min(left);
         match stream.read(&mut buffer[..most]) {
@@ -101,17 +107,17 @@ pub(crate) fn take(stream: &mut TcpStream) -> Option<Vec<u8>> {
     Some(context.finish().as_ref().to_vec())
 }
 
-/// Sends the [`BULK`] bytes that `seed` stands for. `false`: the connection has ended.
+/// Sends the [`bulk_size`] bytes that `seed` stands for. `false`: the connection has ended.
 pub(crate) fn give(stream: &mut TcpStream, seed: u64) -> bool {
     let mut state = seed;
-    (0..BULK / 65_536).all(|_| stream.write_all(&fill(&mut state)).is_ok())
+    (0..bulk_size() / 65_536).all(|_| stream.write_all(&fill(&mut state)).is_ok())
 }
 
 /// The SHA-256 of what [`give`] sends.
 pub(crate) fn expected(seed: u64) -> Vec<u8> {
     let mut context = Context::new(&SHA256);
     let mut state = seed;
-    for _ in 0..BULK / 65_536 {
+    for _ in 0..bulk_size() / 65_536 {
         context.update(&fill(&mut state));
     }
     context.finish().as_ref().to_vec()

@@ -26,7 +26,8 @@ Examples:
   JWTUNNEL_KEYS_ALGORITHM=ES256 jwtunneld        any setting as JWTUNNEL_<SECTION>_<KEY>
 
 Signals: SIGTERM and SIGINT stop after open requests and tunnels have ended (at most
-[netunnel] drain_timeout); SIGHUP writes the JWKS file anew. Settings are read at start.
+[netunnel] drain_timeout); SIGHUP writes the JWKS file anew and fetches the keys of other
+issuers. Settings are read at start.
 
 Exit codes: 0 stopped as asked, 1 a fault, 2 a mistake in the configuration or the arguments."
 )]
@@ -105,11 +106,14 @@ fn serve(loaded: Loaded) -> anyhow::Result<()> {
 
 fn check(loaded: &Loaded) -> ExitCode {
     let mut text = String::new();
-    let mut section = "";
+    let mut last = None;
     for setting in &loaded.effective {
-        if setting.section != section {
-            section = setting.section;
-            text.push_str(&format!("[{section}]\n"));
+        let place = (&setting.section, setting.table);
+        if last.replace(place) != Some(place) {
+            text.push_str(&match place {
+                (section, None) => format!("[{section}]\n"),
+                (section, Some(_)) => format!("[[{section}]]\n"),
+            });
         }
         let line = format!("{} = {}", setting.key, setting.value);
         text.push_str(&format!("{line:<60} # {}\n", setting.place));
@@ -126,22 +130,27 @@ fn check(loaded: &Loaded) -> ExitCode {
         complain(&error.to_string());
         return ExitCode::from(2);
     }
-    let file = &loaded.config.jwks.file;
-    let problem = match unsearchable_parent(file) {
-        Ok(None) => return ExitCode::SUCCESS,
-        Ok(Some((folder, mode))) => format!(
-            "[jwks] file = {}: nginx's workers cannot search {} (mode {mode:04o}); run `chmod o+x \
-             {}`, or move the file",
-            file.display(),
-            folder.display(),
-            folder.display()
-        ),
-        Err(error) => {
-            format!("[jwks] file = {}: cannot look at its folders: {error}", file.display())
-        }
-    };
-    complain(&problem);
-    ExitCode::from(2)
+    if let Err(error) = jwtunnel::remote::check(&loaded.config.jwks.remotes) {
+        complain(&error.to_string());
+        return ExitCode::from(2);
+    }
+    let mut code = ExitCode::SUCCESS;
+    for file in loaded.config.jwks.files() {
+        let shown = file.display();
+        let problem = match unsearchable_parent(file) {
+            Ok(None) => continue,
+            Ok(Some((folder, mode))) => format!(
+                "[jwks] file = {shown}: nginx's workers cannot search {} (mode {mode:04o}); run `chmod \
+                 o+x {}`, or move the file",
+                folder.display(),
+                folder.display()
+            ),
+            Err(error) => format!("[jwks] file = {shown}: cannot look at its folders: {error}"),
+        };
+        complain(&problem);
+        code = ExitCode::from(2);
+    }
+    code
 }
 
 fn complain(text: &str) {

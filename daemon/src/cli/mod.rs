@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+use uuid::Uuid;
 
 /// Administers jwtunneld, makes and checks tokens, and opens tunnels.
 #[derive(Debug, Parser)]
@@ -38,7 +39,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Register and revoke clients' keys, and rotate the signing key.
+    /// Register, show, revoke and delete clients' keys, and rotate the signing key.
     Keys(keys::Args),
     /// Make, decode and verify tokens, offline; revoke them.
     Token(token::Args),
@@ -51,6 +52,11 @@ enum Command {
     /// Show what the daemon's tunnels do.
     Status(status::Args),
     /// Print a completion script for a shell.
+    #[command(after_help = "\
+Examples:
+  jwtunnel completions bash > /etc/bash_completion.d/jwtunnel
+  jwtunnel completions zsh > \"${fpath[1]}/_jwtunnel\"
+  jwtunnel completions fish > ~/.config/fish/completions/jwtunnel.fish")]
     Completions {
         /// The shell.
         shell: Shell,
@@ -60,11 +66,26 @@ enum Command {
     Man,
 }
 
+/// Exit code: done, and something is left to do, which was printed.
+const LEFT_TO_DO: u8 = 3;
+
+/// A mistake in the arguments, or in a file that they name: with its place, its value, and what is expected.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
 /// Runs the subcommand that the arguments name.
 ///
 /// # Errors
 /// What the subcommand reports; a fault, no mistake in the arguments.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    dispatch(cli).await.or_else(|error| match error.downcast::<UsageError>() {
+        Ok(error) => Ok(usage_error(&error.0)),
+        Err(error) => Err(error),
+    })
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Keys(args) => keys::run(args).await,
         Command::Token(args) => token::run(args).await,
@@ -99,6 +120,14 @@ fn manual(command: clap::Command, page: &mut Vec<u8>) -> io::Result<()> {
 fn print(bytes: &[u8]) -> anyhow::Result<ExitCode> {
     io::stdout().write_all(bytes)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A UUID that is an argument, in any usual form.
+fn parse_uuid(text: &str) -> Result<Uuid, String> {
+    Uuid::try_parse(text).map_err(|_| {
+        "expected a UUID such as 7d2b0d0c-8d7e-4a51-9f0c-3f1f8f3f4f11; keys list shows those that are known"
+            .to_owned()
+    })
 }
 
 /// Reports a mistake in the arguments.

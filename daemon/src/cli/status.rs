@@ -1,4 +1,4 @@
-//! `jwtunnel status`: what the daemon's tunnels do at the moment.
+//! `jwtunnel status`: what the daemon's tunnels do at the moment, and how it stands with other issuers' keys.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -8,16 +8,17 @@ use axum::http::StatusCode;
 use serde_json::Value;
 
 use super::keys::{Connection, untrusted_message};
-use super::usage_error;
+use crate::clock::Clock;
 
-/// Show what the daemon's tunnels do.
+/// Show what the daemon's tunnels do, and when the keys of other issuers were fetched.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   jwtunnel status
   jwtunnel status --json | jq '.static_tunnels[] | select(.state != \"online\")'
 
-Exit codes: 0 shown, 1 a fault, 2 a mistake in the arguments, 3 shown, and a static tunnel is not online.")]
+Exit codes: 0 shown, 1 a fault, 2 a mistake in the arguments, 3 shown, and a static tunnel is not online, or
+the keys of another issuer could not be fetched the last time.")]
 pub struct Args {
     #[command(flatten)]
     connection: Connection,
@@ -31,17 +32,14 @@ const DEGRADED: u8 = 3;
 /// # Errors
 /// When the daemon cannot be reached or answers something else.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let server = match args.connection.server() {
-        Ok(server) => server,
-        Err(text) => return Ok(usage_error(&text)),
-    };
-    let answer = server.get("/status").await?;
+    let answer = args.connection.server()?.get("/status").await?;
     answer.expect(StatusCode::OK)?;
     let status = answer.body();
     let text = if args.connection.json() { format!("{status}\n") } else { describe(status) };
     io::stdout().write_all(text.as_bytes())?;
-    let degraded = items(&status["static_tunnels"]).any(|tunnel| tunnel["state"] != "online");
-    Ok(if degraded { ExitCode::from(DEGRADED) } else { ExitCode::SUCCESS })
+    let offline = items(&status["static_tunnels"]).any(|tunnel| tunnel["state"] != "online");
+    let stale = items(&status["remote_keys"]).any(|remote| !remote["error"].is_null());
+    Ok(if offline || stale { ExitCode::from(DEGRADED) } else { ExitCode::SUCCESS })
 }
 
 fn items(value: &Value) -> impl Iterator<Item = &Value> {
@@ -89,6 +87,29 @@ fn describe(status: &Value) -> String {
         );
         let _ = match tunnel["reason"].as_str() {
             Some(_) => writeln!(text, " ({})", show("reason")),
+            None => writeln!(text),
+        };
+    }
+    let now = Clock::system().unix_now();
+    for remote in items(&status["remote_keys"]) {
+        let show = |key: &str| untrusted_message(remote[key].as_str().unwrap_or_default());
+        let fetched = match remote["last_success"].as_i64() {
+            Some(then) => format!("fetched {} s ago", (now - then).max(0)),
+            None => "not fetched since the start".to_owned(),
+        };
+        let next = match remote["next_fetch"].as_i64() {
+            Some(then) => format!("again in {} s", (then - now).max(0)),
+            None => "the first time now".to_owned(),
+        };
+        let _ = write!(
+            text,
+            "remote keys {}: {} keys in {}, {fetched}, {next}",
+            show("name"),
+            remote["keys"],
+            show("file")
+        );
+        let _ = match remote["error"].as_str() {
+            Some(_) => writeln!(text, " ({})", show("error")),
             None => writeln!(text),
         };
     }

@@ -1,5 +1,6 @@
 //! `jwtunnel token`: mint, decode and verify tokens without a server; revoke them through it.
 
+use std::fmt::Display;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,9 @@ use jwt_core::{JwkSet, Policy};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::UsageError;
 use crate::config::{SigningAlgorithm, parse_algorithm, parse_duration};
+use crate::logging::untrusted;
 use crate::signing_key::SigningKey;
 
 /// Mints, decodes and verifies tokens, offline; revokes them.
@@ -64,6 +67,10 @@ struct MintArgs {
 
 /// Show a token's header and claims without verifying it
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  jwtunnel token decode < token.txt\n  \
+    jwtunnel token decode - < token.txt | jq .claims.exp\n\n\
+    A token that is an argument shows in the list of processes: better standard input.\n\n\
+    Exit codes: 0 shown, 1 this is no token, 2 a mistake in the arguments.")]
 struct DecodeArgs {
     /// The token; `-` or nothing: read it from standard input
     token: Option<String>,
@@ -71,9 +78,15 @@ struct DecodeArgs {
 
 /// Verify a token as the nginx module does; exit status 0 if it is accepted, 1 if not
 #[derive(Debug, clap::Args)]
-#[command(after_help = "With --jsonl each line of standard input is an object \
+#[command(after_help = "Examples:\n  \
+    jwtunnel token verify --jwks /var/lib/jwtunnel/public/jwks.json < token.txt\n  \
+    jwtunnel token verify --jwks jwks.json --leeway 60s --require-exp --issuer https://gw.example < token.txt\n  \
+    jwtunnel token verify --jwks jwks.json --now 1767225600 < token.txt    was it valid at that time?\n\n\
+    With --jsonl each line of standard input is an object \
     {\"jwks\":…,\"token\":…,\"now\":…} and gets a line\n\
-    {\"verdict\":\"accept\"|\"reject\",\"reason\":…}. `now` is in Unix seconds; null or absent: this machine's clock.")]
+    {\"verdict\":\"accept\"|\"reject\",\"reason\":…}. `now` is in Unix seconds; null or absent: this machine's clock.\n\n\
+    Exit codes: 0 accepted, or every line was judged; 1 refused, with the reason, or a fault; 2 a mistake in the \
+    arguments or in the JWK Set.")]
 struct VerifyArgs {
     /// The JWK Set to verify with
     #[arg(long, value_name = "FILE", required_unless_present = "jsonl")]
@@ -109,7 +122,8 @@ struct VerifyArgs {
 #[command(after_help = "Examples:\n  jwtunnel token revoke --token-file token.txt\n  \
     jwtunnel token revoke --token-id 5f0c2c1e-7b1c-4d0e-8a53-2f6a2b0c9d11\n  \
     jwtunnel token revoke --identifier 7d2b0d0c-8d7e-4a51-9f0c-3f1f8f3f4f11    what was issued for it so far\n  \
-    jwtunnel token revoke --kid 1dq-M2ULWuG_DOEgp5h4qKfMWl0    what a former signing key has signed")]
+    jwtunnel token revoke --kid 1dq-M2ULWuG_DOEgp5h4qKfMWl0    what a former signing key has signed\n  \
+    jwtunnel token revoke --identifier corp:alice    at the tunnels, a caller of [[jwks.remote]] corp")]
 struct RevokeArgs {
     #[command(flatten)]
     connection: super::keys::Connection,
@@ -147,10 +161,14 @@ async fn revoke(args: RevokeArgs) -> anyhow::Result<ExitCode> {
         (Some(path), ..) => {
             let mut text = String::new();
             if path.as_os_str() == "-" {
-                io::stdin().read_to_string(&mut text).context("reading standard input")?;
+                io::stdin()
+                    .read_to_string(&mut text)
+                    .map_err(|e| mistake("--token-file", path, &e))?;
             } else {
-                let read = fs::read_to_string(path);
-                text = read.with_context(|| format!("reading {}", path.display()))?;
+                text = fs::read_to_string(path).map_err(|e| mistake("--token-file", path, &e))?;
+            }
+            if text.trim().is_empty() {
+                return Err(mistake("--token-file", path, &"it is empty; expected a token").into());
             }
             json!({"jwt": text.trim()})
         }
@@ -161,10 +179,16 @@ async fn revoke(args: RevokeArgs) -> anyhow::Result<ExitCode> {
     super::keys::send_revocation(&args.connection, "/revoke_token", &body, "no such token").await
 }
 
+/// A file that an argument names and that cannot be used.
+fn mistake(flag: &str, path: &Path, why: &dyn Display) -> UsageError {
+    UsageError(format!("{flag} {}: {why}", path.display()))
+}
+
 fn mint(args: &MintArgs) -> anyhow::Result<ExitCode> {
-    let pem = fs::read(&args.key).with_context(|| format!("reading {}", args.key.display()))?;
-    let key = SigningKey::from_pem(&pem, args.algorithm).with_context(|| {
-        format!("{} (choose the algorithm that fits the key with --algorithm)", args.key.display())
+    let pem = fs::read(&args.key).map_err(|error| mistake("--key", &args.key, &error))?;
+    let key = SigningKey::from_pem(&pem, args.algorithm).map_err(|error| {
+        let text = format!("{error}; --algorithm names the one that fits the key");
+        mistake("--key", &args.key, &text)
     })?;
     let now = now();
     let mut claims = Map::new();
@@ -182,8 +206,12 @@ fn mint(args: &MintArgs) -> anyhow::Result<ExitCode> {
     claims.insert("iat".into(), json!(now));
     let lifetime = i64::try_from(args.lifetime.as_secs()).context("--lifetime is too long")?;
     claims.insert("exp".into(), json!(now + lifetime));
-    let more: Map<String, Value> = serde_json::from_str(&args.claims)
-        .context("--claims takes one JSON object, such as '{\"role\":\"admin\"}'")?;
+    let more: Map<String, Value> = serde_json::from_str(&args.claims).map_err(|error| {
+        UsageError(format!(
+            "--claims {}: {error}; expected one JSON object, such as '{{\"role\":\"admin\"}}'",
+            untrusted(&args.claims)
+        ))
+    })?;
     claims.extend(more);
     print_line(&key.sign(&claims)?)?;
     Ok(ExitCode::SUCCESS)
@@ -214,8 +242,9 @@ fn decode(args: DecodeArgs) -> anyhow::Result<ExitCode> {
 
 fn verify_one(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let path = args.jwks.as_deref().unwrap_or(Path::new("-"));
-    let text = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    let keys = JwkSet::parse(&text).with_context(|| format!("using {}", path.display()))?;
+    let text = fs::read(path).map_err(|error| mistake("--jwks", path, &error))?;
+    // Not as a source: its text has the causes already.
+    let keys = JwkSet::parse(&text).map_err(|error| mistake("--jwks", path, &error))?;
     for warning in keys.warnings() {
         note(&format!("key {} of {}: {}", warning.index, path.display(), warning.text))?;
     }

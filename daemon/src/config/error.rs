@@ -50,13 +50,14 @@ impl fmt::Display for Problem {
 }
 
 /// Where a value came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Place {
     /// A line of the configuration file; line 0 is the file as a whole.
     File(PathBuf, usize),
     /// An environment variable.
     Variable(String),
     /// The built-in default.
+    #[default]
     Default,
 }
 

@@ -3,14 +3,16 @@
 //! Read once into the types below. Every setting has a working default; an unknown, malformed or
 //! not yet available one is an error that names its place, never ignored. Neighbours: `reader`
 //! (layers and places), `value` (how single values are written), `original` (the variables of the
-//! services that this one replaces), `check` (what `jwtunneld --check` adds).
+//! services that this one replaces), `remote` (tables of other issuers), `check` (what `jwtunneld --check` adds).
 
 mod check;
 mod database_url;
 mod error;
 mod network;
 mod original;
+mod peer;
 mod reader;
+mod remote;
 mod value;
 
 use std::io::ErrorKind;
@@ -22,7 +24,9 @@ pub use database_url::{DatabaseUrl, PostgresUrl, parse_database_url};
 pub use error::{ConfigError, Place};
 pub use network::Network;
 pub use original::StateOverrides;
+pub use peer::PeerTls;
 pub use reader::{Effective, Environment, VariableNote};
+pub use remote::{Remote, RemoteSource};
 pub use value::{
     IdentityMode, ListenAddress, NetunnelAuth, PeerAuth, RsaBits, SigningAlgorithm, Size,
     parse_algorithm, parse_duration,
@@ -160,6 +164,15 @@ pub struct Jwks {
     pub file: PathBuf,
     /// What is refused before it expires, also for nginx. Default `revoked.json` beside `file`.
     pub revocation_file: PathBuf,
+    /// Other issuers, whose keys are fetched into files of their own.
+    pub remotes: Vec<Remote>,
+}
+
+impl Jwks {
+    /// The files with keys that nginx reads.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.file).chain(self.remotes.iter().map(|remote| &remote.file))
+    }
 }
 
 /// Section `[netunnel]`.
@@ -185,6 +198,8 @@ pub struct Netunnel {
     pub peer_auth_uri: String,
     /// Certificate authorities of peers, instead of the system's.
     pub peer_ca_file: Option<PathBuf>,
+    /// TLS towards single peers.
+    pub peers: Vec<PeerTls>,
     /// Serves the operator's routes on `listen` too, for `admin_identifiers`. Default no.
     pub admin_routes: bool,
     /// Whose tokens may use the operator's routes on `listen`.
@@ -208,18 +223,24 @@ pub struct Netunnel {
 }
 
 /// One `[[netunnel.rule]]`: every rule that matches a caller adds to what it may do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// The caller's identifier, or `*`.
+    /// The caller's identifier, `NAME:*` for all of a [`Remote`], or `*`.
     pub identifier: Option<String>,
     /// A claim that must have `value`.
     pub claim: Option<String>,
     /// The claim's value.
     pub value: Option<String>,
+    /// Whose token has the claim: that of the [`Remote`] of this name, else one of ours.
+    pub remote: Option<String>,
     /// Where forward tunnels may lead.
     pub destinations: Vec<String>,
+    /// Where that is written, for whoever finds a mistake in it.
+    pub destinations_at: Place,
     /// Where reverse tunnels may be entered.
     pub reverse_binds: Vec<String>,
+    /// Where that is written.
+    pub reverse_binds_at: Place,
 }
 
 /// A configuration and how it came about.
@@ -299,12 +320,18 @@ fn read_sections(reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Config 
         let text = "expected another file than [jwks] file".into();
         reader.problem_of("jwks", "revocation_file", text);
     }
-    let jwks = Jwks { file, revocation_file };
-    reader.later("jwks", "remote", "remove it: only the daemon's own keys are published");
+    let remotes = remote::read(reader, &file);
+    let are_readable = remotes.iter().all(Option::is_some);
+    let jwks = Jwks { file, revocation_file, remotes: remotes.into_iter().flatten().collect() };
     let netunnel = read_netunnel(reader, data, jwthenticator.leeway);
     reader.later_section("signer_proxy", "remove the section");
     reader.later_section("key_registry", "remove the section");
-    Config { jwthenticator, keys, jwks, netunnel }
+    let config = Config { jwthenticator, keys, jwks, netunnel };
+    // Otherwise their numbers are not those of the tables.
+    if are_readable {
+        remote::check(reader, &config, warnings);
+    }
+    config
 }
 
 fn read_keys(reader: &mut Reader<'_>, data: &Path, warnings: &mut Vec<String>) -> Keys {
@@ -446,12 +473,18 @@ fn read_netunnel(reader: &mut Reader<'_>, data: &Path, leeway: Duration) -> Netu
             identifier: table.take("identifier", None),
             claim: table.take("claim", None),
             value: table.take("value", None),
+            remote: table.take("remote", None),
             destinations: table.take("destinations", Vec::new()),
+            destinations_at: table.place_of("destinations"),
             reverse_binds: table.take("reverse_binds", Vec::new()),
+            reverse_binds_at: table.place_of("reverse_binds"),
         };
         let by_identifier = rule.identifier.is_some();
         if by_identifier == rule.claim.is_some() || rule.claim.is_some() != rule.value.is_some() {
             table.problem("expected either identifier, or claim and value");
+        }
+        if by_identifier && rule.remote.is_some() {
+            table.problem("remote goes with claim; the identifiers of a remote issuer are NAME:sub and NAME:*");
         }
         rule
     });
@@ -485,6 +518,7 @@ fn read_netunnel(reader: &mut Reader<'_>, data: &Path, leeway: Duration) -> Netu
         peer_auth: reader.take(SECTION, "peer_auth", peer_auth),
         peer_auth_uri: original::peer_auth_uri(reader),
         peer_ca_file: reader.take(SECTION, "peer_ca_file", None),
+        peers: peer::read(reader, SECTION),
         admin_routes,
         admin_identifiers,
         operator_hosts: reader.take(SECTION, "operator_hosts", Vec::new()),

@@ -347,14 +347,23 @@ pub(super) fn peer_auth_uri(reader: &mut Reader<'_>) -> String {
     reader.take_or("netunnel", "peer_auth_uri", &[plugin], "/jwthenticator".into())
 }
 
+/// What the setting `secret_key` must be.
+const FERNET_KEY: &str = "a Fernet key: 32 bytes in URL-safe base64, 44 characters, as `python -m \
+    netunnel.common.security generate-key` makes them";
+
 /// The key for credentials in NETunnel's state file.
 pub(super) fn secret_key(reader: &mut Reader<'_>) -> Option<Secret> {
+    let is_key = |text: &str| fernet::Fernet::new(text.trim()).is_some();
     let netunnel = Original {
         name: "NETUNNEL_SECRET_KEY",
-        expected: "a Fernet key",
-        parse: &|text| Some(Some(Secret::new(text))),
+        expected: FERNET_KEY,
+        parse: &|text| is_key(text).then(|| Some(Secret::new(text))),
     };
-    reader.take_or("netunnel", "secret_key", &[netunnel], None)
+    let key: Option<Secret> = reader.take_or("netunnel", "secret_key", &[netunnel], None);
+    if key.as_ref().is_some_and(|key| !is_key(key.expose())) {
+        reader.problem_of("netunnel", "secret_key", format!("expected {FERNET_KEY}"));
+    }
+    key
 }
 
 impl SigningAlgorithm {

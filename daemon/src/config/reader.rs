@@ -18,8 +18,10 @@ pub type Environment = BTreeMap<String, String>;
 /// A setting with its effective value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effective {
-    /// The section without brackets.
-    pub section: &'static str,
+    /// The section without brackets, such as `jwks` or, for tables of an array, `jwks.remote`.
+    pub section: String,
+    /// Which table of the array, from 0; `None` for a section.
+    pub table: Option<usize>,
     /// The key.
     pub key: &'static str,
     /// The value as TOML, a secret masked.
@@ -132,7 +134,8 @@ impl<'a> Reader<'a> {
             Some((None, place)) => (default, place),
             None => (default, Place::Default),
         };
-        self.effective.push(Effective { section, key, value: value.show(), place });
+        let (section, value_shown) = (section.to_owned(), value.show());
+        self.effective.push(Effective { section, table: None, key, value: value_shown, place });
         value
     }
 
@@ -194,17 +197,8 @@ impl<'a> Reader<'a> {
         Some((value.span(), value.get_ref()))
     }
 
-    /// Declares a setting that a later version will have. Setting it is an error that says so: a
-    /// value that is accepted and does nothing would be a trap.
-    pub(super) fn later(&mut self, section: &'static str, key: &'static str, remedy: &str) {
-        self.later.push((section, key));
-        if let Some(place) = self.place_of(section, key) {
-            let text = format!("not available yet; {remedy}");
-            self.problems.push(Problem { place, subject: format!("[{section}] {key}"), text });
-        }
-    }
-
-    /// As [`Reader::later`] for a whole section.
+    /// Declares a section that a later version will have. Setting it is an error that says so: what is accepted and does
+    /// nothing would be a trap.
     pub(super) fn later_section(&mut self, section: &'static str, remedy: &str) {
         self.later.push((section, ""));
         if let Some(value) = self.table.get(section) {
@@ -214,7 +208,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The tables of `[[section.key]]`, each as (place, reader of its keys).
+    /// The tables of `[[section.key]]`: what `read` makes of each. They stand in the file only.
     pub(super) fn tables<T>(
         &mut self,
         section: &'static str,
@@ -223,12 +217,19 @@ impl<'a> Reader<'a> {
     ) -> Vec<T> {
         self.known.push((section, key));
         let mut problems = Vec::new();
+        let mut effective = Vec::new();
         let mut result = Vec::new();
-        let title = format!("[[{section}.{key}]]");
+        let name = format!("{section}.{key}");
+        let title = format!("[[{name}]]");
+        let variable = variable_name(section, key);
+        if self.environment.contains_key(&variable) {
+            let text = format!("write the tables {title} in the configuration file");
+            self.problem_at_variable(&variable, text);
+        }
         match self.file_value(section, key) {
             None => {}
             Some((_, DeValue::Array(items))) => {
-                for item in items.iter() {
+                for (number, item) in items.iter().enumerate() {
                     let line = line_of(self.text, item.span().start);
                     let place = Place::File(self.path.into(), line);
                     let DeValue::Table(table) = item.get_ref() else {
@@ -242,8 +243,11 @@ impl<'a> Reader<'a> {
                         title: &title,
                         table,
                         place,
+                        name: &name,
+                        number,
                         known: Vec::new(),
                         problems: &mut problems,
+                        effective: &mut effective,
                     };
                     let value = read(&mut reader);
                     reader.finish();
@@ -257,6 +261,7 @@ impl<'a> Reader<'a> {
             }
         }
         self.problems.append(&mut problems);
+        self.effective.append(&mut effective);
         result
     }
 
@@ -282,12 +287,20 @@ impl<'a> Reader<'a> {
 
     /// A problem of `[section] key` whose value is well-formed but cannot be used.
     pub(super) fn problem_of(&mut self, section: &str, key: &str, text: String) {
-        let place = self
-            .effective
-            .iter()
-            .find(|e| e.section == section && e.key == key)
-            .map_or(Place::Default, |e| e.place.clone());
+        let place = self.effective_place(section, None, key);
         self.problems.push(Problem { place, subject: format!("[{section}] {key}"), text });
+    }
+
+    /// As [`Reader::problem_of`] for a table of `[[name]]`, counted from 0.
+    pub(super) fn problem_in_table(&mut self, name: &str, number: usize, key: &str, text: String) {
+        let place = self.effective_place(name, Some(number), key);
+        self.problems.push(Problem { place, subject: format!("[[{name}]] {key}"), text });
+    }
+
+    fn effective_place(&self, section: &str, table: Option<usize>, key: &str) -> Place {
+        let mut all = self.effective.iter();
+        let found = all.find(|e| e.section == section && e.table == table && e.key == key);
+        found.map_or(Place::Default, |e| e.place.clone())
     }
 
     /// Reports what nobody asked for: unknown sections, keys and `JWTUNNEL_*` variables.
@@ -369,23 +382,50 @@ pub(super) struct TableReader<'r, 'a> {
     title: &'r str,
     table: &'r DeTable<'a>,
     place: Place,
+    name: &'r str,
+    number: usize,
     known: Vec<&'static str>,
     problems: &'r mut Vec<Problem>,
+    effective: &'r mut Vec<Effective>,
 }
 
 impl TableReader<'_, '_> {
     pub(super) fn take<T: Setting>(&mut self, key: &'static str, default: T) -> T {
         self.known.push(key);
-        let Some(value) = self.table.get(key) else { return default };
-        T::from_toml(value.get_ref()).unwrap_or_else(|| {
-            let shown = self.text.get(value.span()).unwrap_or_default();
-            self.problems.push(Problem {
-                place: Place::File(self.path.into(), line_of(self.text, value.span().start)),
-                subject: format!("{} {key} = {}", self.title, cut(shown)),
-                text: format!("expected {}", T::expected()),
-            });
-            default
-        })
+        let value = self.table.get(key).map(|value| {
+            T::from_toml(value.get_ref()).ok_or_else(|| {
+                let shown = self.text.get(value.span()).unwrap_or_default();
+                self.problems.push(Problem {
+                    place: self.place_of(key),
+                    subject: format!("{} {key} = {}", self.title, cut(shown)),
+                    text: format!("expected {}", T::expected()),
+                });
+            })
+        });
+        let value = value.and_then(Result::ok).unwrap_or(default);
+        let is_set = self.table.contains_key(key);
+        self.effective.push(Effective {
+            section: self.name.to_owned(),
+            table: Some(self.number),
+            key,
+            value: value.show(),
+            place: if is_set { self.place_of(key) } else { Place::Default },
+        });
+        value
+    }
+
+    /// Where `key` is written; without it, where the table is.
+    pub(super) fn place_of(&self, key: &str) -> Place {
+        self.table.get(key).map_or_else(
+            || self.place.clone(),
+            |value| Place::File(self.path.into(), line_of(self.text, value.span().start)),
+        )
+    }
+
+    /// A problem of one key, whose value is not repeated; of the table if the key is not there.
+    pub(super) fn problem_of(&mut self, key: &str, text: String) {
+        let place = self.place_of(key);
+        self.problems.push(Problem { place, subject: format!("{} {key}", self.title), text });
     }
 
     /// A problem of the table as a whole.

@@ -258,11 +258,105 @@ t.toml:4: [[netunnel.rule]]: expected either identifier, or claim and value"
     );
 }
 
+/// rel:A5.
+#[test]
+fn peers_settings_are_complete_and_there_once() {
+    let text = "[netunnel]\n[[netunnel.peer]]\nca_file = \"/a.pem\"\ninsecure = true\n\
+        [[netunnel.peer]]\nname = \"b\"\nclient_key_file = \"/k.pem\"\n[[netunnel.peer]]\nname = \"b\"\n";
+    assert_eq!(
+        errors(text, &[]),
+        "t.toml:2: [[netunnel.peer]]: expected name = \"…\", the name of a peer\n\
+         t.toml:2: [[netunnel.peer]]: expected either ca_file or insecure = true, which looks at no certificate\n\
+         t.toml:5: [[netunnel.peer]]: client_cert_file and client_key_file belong together\n\
+         t.toml:8: [[netunnel.peer]]: expected one table for each peer; another one has this name"
+    );
+}
+
 #[test]
 fn parts_of_later_versions_say_so() {
-    let text = errors("[[jwks.remote]]\nname = \"corp\"\n[signer_proxy]\nx = 1\n", &[]);
-    assert!(text.contains("t.toml:1: [jwks] remote: not available yet"), "{text}");
-    assert!(text.contains("t.toml:3: [signer_proxy]: not available yet"), "{text}");
+    let text = errors("[signer_proxy]\nx = 1\n", &[]);
+    assert!(text.contains("t.toml:1: [signer_proxy]: not available yet"), "{text}");
+}
+
+/// A `[[jwks.remote]]` with these lines besides its name.
+fn remote(lines: &str) -> String {
+    format!("[[jwks.remote]]\nname = \"corp\"\n{lines}")
+}
+
+#[test]
+fn a_remote_issuer_has_defaults_and_shows_what_holds() {
+    let text = remote("url = \"https://corp.example/jwks\"\nrefresh = \"1h\"\n");
+    let loaded = parse(&format!("[jwks]\nfile = \"/p/jwks.json\"\n{text}"), &[]).unwrap();
+    let corp = &loaded.config.jwks.remotes[0];
+    assert_eq!((corp.refresh, corp.timeout), (HOUR, Duration::from_secs(10)));
+    assert_eq!((&*corp.file, corp.max_size), (Path::new("/p/corp.json"), Size(1 << 20)));
+    assert!(!corp.tunnels && !corp.allow_private && corp.audience.is_empty());
+    let shown: Vec<_> = loaded.effective.iter().filter(|e| e.section == "jwks.remote").collect();
+    assert!(shown.iter().all(|e| e.table == Some(0)) && shown.len() == 11, "{shown:?}");
+    let refresh = shown.iter().find(|e| e.key == "refresh").unwrap();
+    assert_eq!((&*refresh.value, refresh.place.to_string()), ("\"1h\"", "t.toml:6".into()));
+    // OpenID Connect Discovery 1.0, section 4.1.
+    for issuer in ["https://corp.example/realms/a", "https://corp.example/realms/a/"] {
+        let loaded = parse(&remote(&format!("issuer = \"{issuer}\"\n")), &[]).unwrap();
+        let url = "https://corp.example/realms/a/.well-known/openid-configuration";
+        let source = RemoteSource::Discovery(url.parse().unwrap());
+        assert_eq!(loaded.config.jwks.remotes[0].source, source);
+        assert_eq!(loaded.config.jwks.remotes[0].issuer.as_deref(), Some(issuer));
+    }
+    // A caller of anybody's service is hardly meant.
+    let loaded = parse(&remote("issuer = \"https://a.example\"\ntunnels = true\n"), &[]).unwrap();
+    assert!(loaded.warnings[0].contains("tunnels = true without audience"));
+}
+
+#[test]
+fn a_remote_issuer_that_could_be_mistaken_or_reach_too_far_is_refused() {
+    for (lines, place_and_text) in [
+        ("", "t.toml:1: [[jwks.remote]]: expected url, the address of a JWK Set; or issuer"),
+        ("url = \"corp\"\n", "t.toml:3: [[jwks.remote]] url: expected a URL such as"),
+        ("url = \"http://corp.example\"\n", "t.toml:3: [[jwks.remote]] url: the URL is not https"),
+        ("url = \"https://10.0.0.1\"\n", "allow_private = true allows that"),
+        ("url = \"https://169.254.169.254\"\nallow_private = true\n", "never connected to"),
+        ("url = \"https://u:pa55@corp.example\"\n", "holds a user name or a password"),
+        ("issuer = \"https://corp.example?x=1\"\n", "expected a URL without a query"),
+        ("url = \"https://a\"\nrefresh = \"9s\"\n", "t.toml:4: [[jwks.remote]] refresh: expected"),
+        ("url = \"https://a\"\ntimeout = \"2m\"\n", "timeout: expected from \"1s\" to \"60s\""),
+        ("url = \"https://a\"\nmax_size = \"2m\"\n", "max_size: expected from \"1k\" to \"1m\""),
+        ("url = \"https://a\"\nURL = 1\n", "t.toml:4: [[jwks.remote]] URL: unknown setting"),
+        ("url = \"https://a\"\nfile = \"/p/../p/jwks.json\"\n", "is the file of [jwks] file"),
+        ("url = \"https://a\"\nfile = \"/k/corp.json\"\n", "another folder than [keys] directory"),
+        (
+            "url = \"https://a\"\n[[jwks.remote]]\nname = \"corp\"\nurl = \"https://b\"\n",
+            "t.toml:5: [[jwks.remote]] name: \"corp\" is the name of another one",
+        ),
+        (
+            "url = \"https://a\"\nfile = \"x\"\n[[jwks.remote]]\nname = \"b\"\nurl = \"https://b\"\nfile = \"x\"\n",
+            "t.toml:8: [[jwks.remote]] file: x is the file of another [[jwks.remote]] already",
+        ),
+        (
+            "url = \"https://a\"\ntunnels = true\n[netunnel]\nauth = \"none\"\n",
+            "t.toml:4: [[jwks.remote]] tunnels: needs [netunnel] auth = \"jwt\"",
+        ),
+        (
+            "url = \"https://a\"\n[[netunnel.rule]]\nclaim = \"a\"\nvalue = \"b\"\nremote = \"corp\"\n",
+            "t.toml:7: [[netunnel.rule]] remote: expected the name of a [[jwks.remote]] with tunnels",
+        ),
+        (
+            "url = \"https://a\"\n[[netunnel.rule]]\nidentifier = \"*\"\nremote = \"corp\"\n",
+            "t.toml:4: [[netunnel.rule]]: remote goes with claim",
+        ),
+    ] {
+        // The other sections' lines are not counted.
+        let variables = [("JWTUNNEL_JWKS_FILE", "/p/jwks.json"), ("JWTUNNEL_KEYS_DIRECTORY", "/k")];
+        let text = errors(&remote(lines), &variables);
+        assert!(text.contains(place_and_text), "{lines}: {text}");
+        assert!(!text.contains("pa55"), "{text}");
+    }
+    for name in ["", "Corp", "a b", "a:b", "a/b", &*"x".repeat(33)] {
+        let text = format!("[[jwks.remote]]\nname = \"{name}\"\nurl = \"https://a.example\"\n");
+        assert!(errors(&text, &[]).contains("t.toml:2: [[jwks.remote]] name: expected"), "{name}");
+    }
+    let text = errors("", &[("JWTUNNEL_JWKS_REMOTE", "corp")]);
+    assert!(text.contains("write the tables [[jwks.remote]] in the configuration file"), "{text}");
 }
 
 #[test]
@@ -273,11 +367,30 @@ fn netunnels_variables_replace_defaults_of_the_state_file() {
     let text = errors("", &[("NETUNNEL_PEERS", "[hunter2")]);
     assert!(text.contains("NETUNNEL_PEERS") && text.contains("JSON"), "{text}");
     assert!(!text.contains("hunter2"), "{text}");
-    let key = ("NETUNNEL_SECRET_KEY", "hunter2");
+    // 32 zero bytes.
+    let fernet = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let key = ("NETUNNEL_SECRET_KEY", fernet);
     let loaded = parse("[netunnel]\nstate_file = \"/x/n.json\"\n", &[key]).unwrap();
-    assert!(!format!("{loaded:?}").contains("hunter2"));
-    assert_eq!(loaded.config.netunnel.secret_key.unwrap().expose(), "hunter2");
+    assert!(!format!("{loaded:?}").contains(fernet));
+    assert_eq!(loaded.config.netunnel.secret_key.unwrap().expose(), fernet);
     assert_eq!(loaded.config.netunnel.secret_key_file, Path::new("/x/n.key"));
+}
+
+#[test]
+fn a_secret_key_that_is_none_is_told_with_its_place_and_never_shown() {
+    for (text, variables, place) in [
+        ("[netunnel]\n\nsecret_key = \"hunter2\"\n", None, "t.toml:3: [netunnel] secret_key: "),
+        ("", Some(("JWTUNNEL_NETUNNEL_SECRET_KEY", "hunter2")), "environment variable JWTUNNEL_"),
+        (
+            "",
+            Some(("NETUNNEL_SECRET_KEY", "hunter2")),
+            "environment variable NETUNNEL_SECRET_KEY: ",
+        ),
+    ] {
+        let error = errors(text, variables.as_slice());
+        assert!(error.starts_with(place) && error.contains("expected a Fernet key: 32"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
 }
 
 #[test]

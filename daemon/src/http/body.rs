@@ -18,11 +18,18 @@ const DISCARD: u64 = 8;
 
 /// Reads the body of `request`, which must be a JSON object.
 pub(super) async fn read(app: &App, request: Request<Body>) -> Result<Fields, ApiError> {
-    let (headers, bytes) = read_bytes(app, request).await?;
-    if !is_unicode(&headers) {
-        return Err(ApiError::NotJson);
-    }
-    Fields::parse(&bytes)
+    read_large(app, request, 0).await
+}
+
+/// As [`read`], for a body that may have `least` bytes whatever is configured.
+pub(super) async fn read_large(
+    app: &App,
+    request: Request<Body>,
+    least: u64,
+) -> Result<Fields, ApiError> {
+    let limit = app.settings.body_limit.0.max(least);
+    let (headers, bytes) = read_bytes_within(app, request, limit).await?;
+    if is_unicode(&headers) { Fields::parse(&bytes) } else { Err(ApiError::NotJson) }
 }
 
 /// Reads the body of `request`, whatever it is.
@@ -30,8 +37,15 @@ pub(super) async fn read_bytes(
     app: &App,
     request: Request<Body>,
 ) -> Result<(HeaderMap, Bytes), ApiError> {
+    read_bytes_within(app, request, app.settings.body_limit.0).await
+}
+
+async fn read_bytes_within(
+    app: &App,
+    request: Request<Body>,
+    limit: u64,
+) -> Result<(HeaderMap, Bytes), ApiError> {
     let (parts, body) = request.into_parts();
-    let limit = app.settings.body_limit.0;
     let reading = tokio::time::timeout(
         app.settings.body_timeout,
         collect(body, limit, declared_length(&parts.headers), expects_continue(&parts.headers)),
@@ -165,14 +179,51 @@ impl Fields {
         if self.has(name) { self.flag(name) } else { Some(false) }
     }
 
+    /// A list of at most `most` objects, each of which `read` takes the fields of. What is wrong with one of
+    /// them is reported under its place, such as `keys.3.identifier`.
+    pub(super) fn objects<T>(
+        &mut self,
+        name: &'static str,
+        most: usize,
+        read: impl Fn(&mut Self) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let Value::Array(items) = self.take(name)? else {
+            return self.refuse(name, "Not a valid list.");
+        };
+        if items.len() > most {
+            return self.refuse(name, "Longer than maximum length.");
+        }
+        let mut all = Vec::with_capacity(items.len());
+        for (index, item) in items.into_iter().enumerate() {
+            let Value::Object(given) = item else {
+                self.errors.insert(format!("{name}.{index}"), "Invalid input type.");
+                continue;
+            };
+            let mut fields = Self { given, errors: BTreeMap::new() };
+            let value = read(&mut fields);
+            match fields.checked(value) {
+                Ok(value) => all.push(value),
+                Err(errors) => {
+                    let placed = |(field, text)| (format!("{name}.{index}.{field}"), text);
+                    self.errors.extend(errors.into_iter().map(placed));
+                }
+            }
+        }
+        Some(all)
+    }
+
     /// Refuses whatever was not taken, and gives `fields` back if nothing was wrong.
-    pub(super) fn finish<T>(mut self, fields: Option<T>) -> Result<T, ApiError> {
+    pub(super) fn finish<T>(self, fields: Option<T>) -> Result<T, ApiError> {
+        self.checked(fields).map_err(ApiError::Fields)
+    }
+
+    fn checked<T>(mut self, fields: Option<T>) -> Result<T, BTreeMap<String, &'static str>> {
         for name in self.given.into_iter().map(|(name, _)| name) {
             self.errors.insert(name, "Unknown field.");
         }
         match fields {
             Some(fields) if self.errors.is_empty() => Ok(fields),
-            _ => Err(ApiError::Fields(self.errors)),
+            _ => Err(self.errors),
         }
     }
 

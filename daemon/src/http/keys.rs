@@ -1,7 +1,7 @@
 //! `POST /register_key`, `POST /is_key_registered` and `POST /list_keys`, for administrators.
 
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Extension;
 use axum::body::Body;
@@ -16,10 +16,14 @@ use uuid::Uuid;
 use super::answer::{ApiError, Done, Outcome, answer, done};
 use super::openapi::{BodyFaults, Conflict, OwnFaults, WebPage};
 use super::{App, Peer, body};
-use crate::store::{KeyHash, KeyPage};
+use crate::store::{KeyHash, KeyPage, StoredKey};
 
 /// Shorter keys can be guessed: 22 characters of base64 are 128 bits.
 const WEAK_KEY: usize = 22;
+
+pub(super) fn is_weak(key: &str) -> bool {
+    key.chars().count() < WEAK_KEY
+}
 
 /// The body of `POST /register_key`.
 #[derive(ToSchema)]
@@ -51,7 +55,7 @@ pub(super) async fn register_key(
         fields.finish(key.zip(identifier).zip(rotates))?
     };
     let hash = KeyHash::of(key.expose());
-    let is_weak = key.expose().chars().count() < WEAK_KEY;
+    let is_weak = is_weak(key.expose());
     drop(key);
     let now = app.clock.now();
     let registration = app
@@ -153,14 +157,6 @@ struct ListedKey<'k> {
     state: KeyState,
 }
 
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-enum KeyState {
-    Valid,
-    Expired,
-    Revoked,
-}
-
 /// Lists the registered keys, a page at a time.
 #[utoipa::path(post, path = "/list_keys", tag = "internal", request_body = Page,
     responses((status = 200, body = KeyList, description = "The page"), BodyFaults, WebPage, OwnFaults))]
@@ -195,17 +191,30 @@ pub(super) async fn list_keys(
                 expires_at: expires_at.map_or(0, |time| time.as_secs()),
                 rotates: key.rotates,
                 asserted: key.asserted,
-                state: if key.revoked {
-                    KeyState::Revoked
-                } else if key.expires_at <= now {
-                    KeyState::Expired
-                } else {
-                    KeyState::Valid
-                },
+                state: KeyState::of(key, now),
             }
         })
         .collect();
     let is_full = i64::try_from(found.len()).is_ok_and(|count| count == LIMIT);
     let next = found.last().filter(|_| is_full).map(|key| key.id);
     Ok(answer(StatusCode::OK, &KeyList { keys, next }))
+}
+
+/// Whether a client gets tokens for a key.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum KeyState {
+    Valid,
+    Expired,
+    Revoked,
+}
+
+impl KeyState {
+    pub(super) fn of(key: &StoredKey, now: SystemTime) -> Self {
+        match key {
+            StoredKey { revoked: true, .. } => Self::Revoked,
+            key if key.expires_at <= now => Self::Expired,
+            _ => Self::Valid,
+        }
+    }
 }

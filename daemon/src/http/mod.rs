@@ -8,16 +8,21 @@ mod answer;
 mod authenticate;
 mod body;
 mod caller;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+mod import;
 mod jwks;
 mod keys;
 pub mod limits;
 mod oauth;
 pub(crate) mod openapi;
 pub(crate) mod pages;
+mod prune;
 mod refresh;
 mod revoke;
 mod rotate;
 pub mod serve;
+mod show;
 mod validate;
 
 use std::net::IpAddr;
@@ -57,6 +62,8 @@ pub struct App {
     pub ring: Arc<KeyRing>,
     /// What is refused before it expires.
     pub revocations: Arc<RevocationList>,
+    /// The names of other issuers, for what is revoked of theirs.
+    pub remote_callers: Vec<String>,
     /// Where the channels of what is revoked are closed.
     pub tunnels: Arc<Server>,
     /// How often clients may fail.
@@ -157,8 +164,11 @@ fn metadata() -> Endpoint<Arc<App>> {
 fn internal() -> Vec<Endpoint<Arc<App>>> {
     vec![
         post("/register_key", keys::register_key),
+        post("/register_keys", import::register_keys),
         post("/is_key_registered", keys::is_key_registered),
         post("/list_keys", keys::list_keys),
+        post("/show_key", show::show_key),
+        post("/prune_keys", prune::prune_keys),
         post("/revoke_key", revoke::revoke_key),
         post("/revoke_token", revoke::revoke_token),
         post("/rotate_signing_key", rotate::rotate_signing_key),

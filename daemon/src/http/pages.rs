@@ -15,6 +15,7 @@ use super::openapi::{Panic, WebPage};
 use crate::endpoint::{self, Endpoint, get};
 use crate::metrics::{self, Metrics};
 use crate::openapi;
+use crate::remote::{RemoteKeys, RemoteStatus};
 use crate::revocation::LiveRevocations;
 use crate::tunnel::{Operator, Server, ServerStatus, StaticTunnelStatus};
 
@@ -24,6 +25,7 @@ pub(crate) struct Pages {
     /// Tunnels on the internal listener itself.
     pub(crate) by_operator: Arc<Server>,
     pub(crate) operator: Arc<Operator>,
+    pub(crate) remote: Arc<RemoteKeys>,
     pub(crate) revocations: LiveRevocations,
     pub(crate) metrics: Arc<Metrics>,
     /// In front of the issuer's paths.
@@ -44,7 +46,7 @@ pub(super) fn endpoints() -> Vec<Endpoint<Arc<Pages>>> {
     vec![get("/status", status), get("/metrics", metrics), get("/openapi.json", document)]
 }
 
-/// What the daemon's tunnels do at the moment.
+/// What the daemon's tunnels do at the moment, and how it stands with the keys of other issuers.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Status {
     version: &'static str,
@@ -52,6 +54,8 @@ pub(super) struct Status {
     /// The tunnels of the internal listener itself.
     operator: ServerStatus,
     static_tunnels: Vec<StaticTunnelStatus>,
+    /// Other issuers, whose keys are fetched.
+    remote_keys: Vec<RemoteStatus>,
 }
 
 /// Shows what the daemon's tunnels do at the moment.
@@ -63,6 +67,7 @@ pub(super) async fn status(State(pages): State<Arc<Pages>>) -> Response {
         netunnel: pages.tunnels.status(),
         operator: pages.by_operator.status(),
         static_tunnels: pages.operator.status(),
+        remote_keys: pages.remote.status(),
     };
     answer(StatusCode::OK, &status)
 }

@@ -19,6 +19,9 @@ use super::{App, Peer, body};
 use crate::revocation::Target;
 use crate::store::{KeyHash, KeySelector};
 
+/// How long, in seconds, what is revoked of another issuer stays so: ten years.
+const LONGEST_REMOTE_LIFE: i64 = 10 * 365 * 86_400;
+
 /// Which registered keys: the body of `POST /revoke_key`.
 #[derive(ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -33,7 +36,8 @@ pub(super) enum Keys {
     Identifier(Uuid),
 }
 
-/// Which tokens: the body of `POST /revoke_token`.
+/// Which tokens: the body of `POST /revoke_token`. Those of another issuer, which the tunnels accept, are named
+/// `ISSUER:VALUE`, by the name of the issuer in the configuration.
 #[derive(ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[expect(dead_code, reason = "for the document; the body is read field by field")]
@@ -135,7 +139,11 @@ pub(super) async fn revoke_token(
                 .into(),
         ));
     }
-    let until = app.ring.last_token_ends(now);
+    let until = match target.is_of_any(&app.remote_callers) {
+        // How long another issuer's tokens live is not ours to know.
+        true => now.saturating_add(LONGEST_REMOTE_LIFE),
+        false => app.ring.last_token_ends(now),
+    };
     let revoked = app.revocations.revoke(&target, until).await;
     // Whether or not the file could be written: it holds here.
     app.close_revoked();

@@ -86,6 +86,7 @@ impl Metrics {
                 &[
                     ["register_key", "ok"],
                     ["register_key", "denied"],
+                    ["prune_key", "ok"],
                     ["revoke_key", "ok"],
                     ["revoke_token", "ok"],
                     ["rotate_signing_key", "ok"],

@@ -4,7 +4,9 @@
 //! types of `value`. What is left of the differences is in the files named after the engines.
 
 use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection};
+use sqlx::{PgConnection, Postgres, SqliteConnection};
+
+use super::sqlite::Lent;
 
 /// A connection, or a transaction on it.
 pub(super) enum Connection<'c> {
@@ -12,9 +14,9 @@ pub(super) enum Connection<'c> {
     Postgres(&'c mut PgConnection),
 }
 
-/// A connection of a pool, to read with.
+/// A connection of the engine's, to read with.
 pub(super) enum Reader {
-    Sqlite(PoolConnection<Sqlite>),
+    Sqlite(Lent),
     Postgres(PoolConnection<Postgres>),
 }
 

@@ -94,7 +94,7 @@ async fn harden_sqlite(path: &Path, copy: Option<&Path>) -> Result<Option<Harden
     sqlx::query("PRAGMA secure_delete = ON").execute(&mut connection).await?;
     let form: Option<String> = sqlx::query_scalar(FORM).fetch_optional(&mut connection).await?;
     let clear: i64 = sqlx::query_scalar(COUNT).fetch_one(&mut connection).await?;
-    if form_of(form.as_deref()) == TokenForm::Hashed && clear == 0 {
+    if TokenForm::of(form.as_deref()) == TokenForm::Hashed && clear == 0 {
         clean_up(&mut connection, path).await?;
         return Ok(None);
     }
@@ -164,7 +164,7 @@ async fn harden_postgres(
         .await?;
     let form: Option<String> = sqlx::query_scalar(FORM).fetch_optional(&mut *transaction).await?;
     let clear: i64 = sqlx::query_scalar(COUNT).fetch_one(&mut *transaction).await?;
-    if form_of(form.as_deref()) == TokenForm::Hashed && clear == 0 {
+    if TokenForm::of(form.as_deref()) == TokenForm::Hashed && clear == 0 {
         transaction.rollback().await?;
         clean_up_postgres(&mut connection).await?;
         return Ok(None);
@@ -209,8 +209,4 @@ async fn copy_table(connection: &mut PgConnection, path: &Path) -> Result<(), Ha
         let _ = std::fs::remove_file(path);
     }
     copied
-}
-
-fn form_of(value: Option<&str>) -> TokenForm {
-    if value == Some("clear") { TokenForm::Clear } else { TokenForm::Hashed }
 }

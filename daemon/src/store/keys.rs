@@ -38,6 +38,11 @@ impl fmt::Debug for KeyHash {
     }
 }
 
+/// [`KeyHash::fingerprint`] of a column, which no constraint keeps from being anything.
+pub(super) fn fingerprint_of(key_hash: Option<&str>) -> String {
+    key_hash.and_then(|hash| hash.get(..12)).unwrap_or_default().to_owned()
+}
+
 /// A key as it was found.
 #[derive(Debug, Clone)]
 pub struct StoredKey {
@@ -68,6 +73,15 @@ pub struct Registration {
     pub revoked: bool,
 }
 
+/// What a [`KeyRow`] is read from.
+macro_rules! key_columns {
+    () => {
+        "CAST(id AS BIGINT) AS key_id, key_hash, identifier, public_id, identity, refresh_policy, \
+         expires_at AS key_expires_at, revoked_at"
+    };
+}
+pub(super) use key_columns;
+
 /// A row, or its part of a join.
 #[derive(sqlx::FromRow)]
 pub(super) struct KeyRow {
@@ -87,9 +101,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; an absent key is none.
     pub async fn find_key(&self, hash: &KeyHash) -> Result<Option<StoredKey>, StoreError> {
-        const QUERY: &str = "SELECT CAST(id AS BIGINT) AS key_id, key_hash, identifier, public_id, \
-                             identity, refresh_policy, expires_at AS key_expires_at, revoked_at \
-                             FROM keys WHERE key_hash = $1 LIMIT 2";
+        const QUERY: &str =
+            concat!("SELECT ", key_columns!(), " FROM keys WHERE key_hash = $1 LIMIT 2");
         let rows: Vec<KeyRow> = self
             .patiently(async {
                 let mut reader = self.reader().await?;
@@ -149,10 +162,11 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn list_keys(&self, page: &KeyPage) -> Result<Vec<StoredKey>, StoreError> {
-        const QUERY: &str = "SELECT CAST(id AS BIGINT) AS key_id, key_hash, identifier, public_id, \
-                             identity, refresh_policy, expires_at AS key_expires_at, revoked_at \
-                             FROM keys WHERE id > $1 AND (NOT $4 OR identifier = $3) \
-                             ORDER BY id LIMIT $2";
+        const QUERY: &str = concat!(
+            "SELECT ",
+            key_columns!(),
+            " FROM keys WHERE id > $1 AND (NOT $4 OR identifier = $3) ORDER BY id LIMIT $2"
+        );
         let identifier = Id(page.identifier.unwrap_or_default());
         let rows: Vec<KeyRow> = self
             .patiently(async {

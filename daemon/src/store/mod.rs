@@ -11,8 +11,11 @@ mod change;
 mod changes;
 mod connection;
 mod harden;
+mod key_batch;
+mod key_details;
 mod keys;
 mod postgres;
+mod prune;
 mod refresh_family;
 mod refresh_tokens;
 mod revocations;
@@ -30,7 +33,10 @@ use sqlx::migrate::MigrateError;
 
 pub(crate) use changes::Changes;
 pub use harden::{HardenError, Hardened, harden};
+pub use key_batch::{Imported, NewKey};
+pub use key_details::{KeyDetails, KeyName};
 pub use keys::{KeyHash, KeyPage, Registration, StoredKey};
+pub use prune::{Pruned, PrunedKey, Stale};
 pub use refresh_family::{Use, Used};
 pub use refresh_tokens::{RefreshToken, StoredRefreshToken};
 pub(crate) use revocations::RevocationRow;
@@ -40,7 +46,7 @@ pub(crate) use signing_keys::SigningKeyRow;
 use crate::config::DatabaseUrl;
 use crate::metrics::{Metrics, Operation, StoreMetrics};
 use change::Change;
-use connection::{Reader, on};
+use connection::{Connection, Reader, on};
 use postgres::Postgres;
 use schema::Origin;
 use sqlite::Sqlite;
@@ -142,6 +148,13 @@ pub enum TokenForm {
     Clear,
 }
 
+impl TokenForm {
+    /// As `jwtunnel_settings` has it.
+    fn of(value: Option<&str>) -> Self {
+        if value == Some("clear") { Self::Clear } else { Self::Hashed }
+    }
+}
+
 /// The open database; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -202,20 +215,16 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn token_form(&self) -> Result<TokenForm, StoreError> {
-        const QUERY: &str = "SELECT value FROM jwtunnel_settings WHERE name = 'refresh_tokens'";
         self.patiently(async {
             let mut reader = self.reader().await?;
-            let value: Option<String> =
-                on!(&mut reader.connection(), c => sqlx::query_scalar(QUERY).fetch_optional(c))?;
-            let clear = value.as_deref() == Some("clear");
-            Ok(if clear { TokenForm::Clear } else { TokenForm::Hashed })
+            Ok(form_in(&mut reader.connection()).await?)
         })
         .await
     }
 
     async fn reader(&self) -> Result<Reader, sqlx::Error> {
         match &self.engine {
-            Engine::Sqlite(engine) => engine.readers.acquire().await.map(Reader::Sqlite),
+            Engine::Sqlite(engine) => engine.readers.lend().await.map(Reader::Sqlite),
             Engine::Postgres(engine) => engine.pool.acquire().await.map(Reader::Postgres),
         }
     }
@@ -260,6 +269,13 @@ impl Store {
     pub(crate) fn show(&self, metrics: &Metrics) {
         self.metrics.show(metrics);
     }
+}
+
+/// How refresh tokens are stored, as the transaction of `connection` sees it.
+async fn form_in(connection: &mut Connection<'_>) -> Result<TokenForm, sqlx::Error> {
+    const QUERY: &str = "SELECT value FROM jwtunnel_settings WHERE name = 'refresh_tokens'";
+    let value: Option<String> = on!(connection, c => sqlx::query_scalar(QUERY).fetch_optional(c))?;
+    Ok(TokenForm::of(value.as_deref()))
 }
 
 fn into_sqlx(error: StoreError) -> sqlx::Error {

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::change::Change;
 use super::connection::{Connection, on};
-use super::keys::KeyHash;
+use super::keys::{KeyHash, fingerprint_of};
 use super::signing_keys::CHANNEL;
 use super::value::{Id, Time};
 use super::{Store, StoreError};
@@ -166,11 +166,10 @@ where
             on!(connection, c => async {
                 sqlx::query(TOKENS).bind(row.id).bind(now).execute(c).await.map(drop)
             })?;
-            let hash = row.key_hash.unwrap_or_default();
             revoked.push(RevokedKey {
                 public_id: row.public_id,
                 identifier: row.identifier.0,
-                fingerprint: hash.get(..12).unwrap_or_default().to_owned(),
+                fingerprint: fingerprint_of(row.key_hash.as_deref()),
             });
         }
         for row in (self.rows)(&revoked) {

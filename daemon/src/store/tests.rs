@@ -97,6 +97,8 @@ macro_rules! on_both_engines {
     };
 }
 
+mod key_batch;
+
 on_both_engines! {
     t6_registering_again_extends_and_keeps_the_first_identifier,
     i9_simultaneous_registrations_all_succeed_and_make_one_row,

@@ -11,9 +11,9 @@ use crate::config::Netunnel;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfiguredError {
-    /// A destination or a bind that cannot be read.
-    #[error("[netunnel] {0}")]
-    Policy(#[from] PolicyError),
+    /// A destination or a bind of a rule that cannot be read.
+    #[error("{0}")]
+    Rule(PolicyError),
     /// The state file or its key cannot be read.
     #[error("[netunnel] {}: {source}; mend its permissions or name another file", path.display())]
     Read {
@@ -77,10 +77,9 @@ impl Settings {
 /// With a rule only rules count; without any, the state file's destinations.
 pub(super) fn policy(config: &Netunnel, document: &Document) -> Result<Policy, ConfiguredError> {
     if !config.rules.is_empty() {
-        return Ok(Policy::from_rules(&config.rules)?);
+        return Policy::from_rules(&config.rules).map_err(ConfiguredError::Rule);
     }
-    let destinations = document.destinations();
-    let destinations = destinations
-        .map_err(|text| ConfiguredError::State { path: config.state_file.clone(), text })?;
-    Ok(Policy::from_allowed_destinations(&destinations)?)
+    let wrong = |text| ConfiguredError::State { path: config.state_file.clone(), text };
+    let destinations = document.destinations().map_err(wrong)?;
+    Policy::from_allowed_destinations(&destinations).map_err(|error| wrong(error.to_string()))
 }

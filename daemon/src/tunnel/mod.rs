@@ -11,7 +11,7 @@
 //! transport byte streams and websockets session   the copy loop of one connection
 //! plain     TCP and UNIX sockets of programs
 //! entrance  listener and websockets     exit      start message and dial
-//! policy, address, dial                 who may reach and bind what, judged again at every connection
+//! policy, dial                          who may reach and bind what, judged again at every connection
 //! server, channel, routes, upgrade      the server: channels of identities, limits, drain
 //! client                                the client, as a library
 //! state, configured                     NETunnel's configuration file
@@ -20,7 +20,6 @@
 //!
 //! Entrance, exit and session are the same code on both ends. Dependencies point upwards in this list only.
 
-mod address;
 mod channel;
 pub mod client;
 mod configured;
@@ -30,6 +29,8 @@ mod entrance;
 mod exit;
 mod features;
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub(crate) mod openapi;
 mod operator;
 mod plain;

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{Mutex, mpsc};
 
 use super::transport::tune;
 use crate::sockets::unix_listener;
@@ -27,13 +27,6 @@ impl Plain {
         match self {
             Self::Tcp(stream) => stream.poll_read_ready(cx),
             Self::Unix(stream) => stream.poll_read_ready(cx),
-        }
-    }
-
-    pub(super) fn try_read_buf(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_read_buf(buffer),
-            Self::Unix(stream) => stream.try_read_buf(buffer),
         }
     }
 
@@ -98,6 +91,8 @@ impl AsyncWrite for Plain {
 pub(super) enum Origin {
     Tcp(SocketAddr),
     Unix,
+    /// This program itself.
+    Own,
 }
 
 impl fmt::Display for Origin {
@@ -105,6 +100,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix => f.write_str("unix"),
+            Self::Own => f.write_str("own"),
         }
     }
 }
@@ -114,6 +110,8 @@ impl fmt::Display for Origin {
 pub(super) enum PlainListener {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
+    /// What this program opens itself, without an address.
+    Own(Mutex<mpsc::Receiver<UnixStream>>),
 }
 
 impl PlainListener {
@@ -128,6 +126,11 @@ impl PlainListener {
                 Ok((Plain::Tcp(stream), Origin::Tcp(address)))
             }
             Self::Unix(listener, _) => Ok((Plain::Unix(listener.accept().await?.0), Origin::Unix)),
+            Self::Own(queue) => match queue.lock().await.recv().await {
+                Some(stream) => Ok((Plain::Unix(stream), Origin::Own)),
+                // Nobody is left who could open one.
+                None => std::future::pending().await,
+            },
         }
     }
 }
@@ -140,6 +143,7 @@ impl fmt::Display for PlainListener {
                 Err(_) => f.write_str("?"),
             },
             Self::Unix(_, path) => path.display().fmt(f),
+            Self::Own(_) => f.write_str("this program"),
         }
     }
 }

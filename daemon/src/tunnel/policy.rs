@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::address::{canonical, is_host_name, is_localhost, is_own, is_special};
+use crate::address::{canonical, is_host_name, is_localhost, is_own, is_special};
 use crate::auth::Identity;
-use crate::config::Rule;
+use crate::config::{Place, Rule};
 
 /// The destinations and binds that are allowed. Clones share one content, which can be replaced at any time; it is
 /// judged anew at every connection.
@@ -47,7 +47,14 @@ struct Permission {
 enum Caller {
     Anyone,
     Identifier(String),
-    Claim(String, String),
+    /// All callers of a remote issuer.
+    Remote(String),
+    /// Who has a claim with a value, by a token of this remote issuer, or of ours.
+    Claim {
+        remote: Option<String>,
+        claim: String,
+        value: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,15 +138,22 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`] naming the rule and the text that cannot be read.
     pub fn from_rules(rules: &[Rule]) -> Result<Self, PolicyError> {
-        let permissions = rules.iter().enumerate().map(|(number, rule)| {
-            let place = |key: &str| format!("[[netunnel.rule]] number {}, {key}", number + 1);
+        let permissions = rules.iter().map(|rule| {
+            let place = |at: &Place, key: &str| format!("{at}: [[netunnel.rule]] {key}");
             let caller = match (&rule.identifier, &rule.claim, &rule.value) {
                 (Some(any), None, None) if any == "*" => Caller::Anyone,
-                (Some(identifier), None, None) => Caller::Identifier(identifier.clone()),
-                (None, Some(claim), Some(value)) => Caller::Claim(claim.clone(), value.clone()),
+                (Some(identifier), None, None) => match identifier.strip_suffix(":*") {
+                    Some(remote) => Caller::Remote(remote.to_owned()),
+                    None => Caller::Identifier(identifier.clone()),
+                },
+                (None, Some(claim), Some(value)) => Caller::Claim {
+                    remote: rule.remote.clone(),
+                    claim: claim.clone(),
+                    value: value.clone(),
+                },
                 _ => {
                     return Err(PolicyError {
-                        place: place("identifier"),
+                        place: place(&rule.destinations_at, "identifier"),
                         value: rule.identifier.clone().unwrap_or_default(),
                         expected: "either identifier, or claim and value",
                     });
@@ -147,7 +161,7 @@ impl Policy {
             };
             let destination = |text: &String| {
                 endpoint(text).ok_or_else(|| PolicyError {
-                    place: place("destinations"),
+                    place: place(&rule.destinations_at, "destinations"),
                     value: text.clone(),
                     expected: "HOST:PORT, HOST:FROM-TO or HOST:*, where HOST is an address, a network \
                                such as 10.0.0.0/8, a name or *.name, with IPv6 in brackets",
@@ -157,7 +171,7 @@ impl Policy {
                 let numeric =
                     |(pattern, _): &(Pattern, Ports)| !matches!(pattern, Pattern::Name(_) | Pattern::Below(_));
                 endpoint(text).filter(numeric).ok_or_else(|| PolicyError {
-                    place: place("reverse_binds"),
+                    place: place(&rule.reverse_binds_at, "reverse_binds"),
                     value: text.clone(),
                     expected: "ADDRESS:PORT, ADDRESS:FROM-TO or ADDRESS:*, where ADDRESS may be a network \
                                such as 0.0.0.0/0, with IPv6 in brackets",
@@ -379,7 +393,11 @@ impl Caller {
         match self {
             Self::Anyone => true,
             Self::Identifier(identifier) => identity.identifier() == identifier,
-            Self::Claim(name, value) => identity.has_claim(name, value),
+            Self::Remote(name) => identity.remote() == Some(name),
+            // What another issuer writes into its tokens must not open what was meant for ours.
+            Self::Claim { remote, claim, value } => {
+                identity.remote() == remote.as_deref() && identity.has_claim(claim, value)
+            }
         }
     }
 }
@@ -467,3 +485,6 @@ pub(super) fn port_number(text: &str) -> Option<u16> {
     let port: u16 = text.parse().ok().filter(|port| *port != 0)?;
     (port.to_string() == text).then_some(port)
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ use super::plain::Plain;
 use super::settings::Timings;
 use super::stop::{Stop, StopReason};
 use super::traffic::Traffic;
-use super::transport::{CHUNK, close_message, error_code, farewell};
+use super::transport::{CHUNK, close_message, error_code, farewell, poll_read_buf};
 
 /// Received data that waits for the TCP side; beyond it the websocket is not read.
 const INBOUND_LIMIT: usize = 32 * 1024;
@@ -326,6 +326,9 @@ impl Session {
                 // The library answers a CLOSE by itself; the answer has to leave.
                 self.flushing = true;
                 self.outbound.clear();
+                if !self.closing && self.doomed.is_none() && self.stopped.is_none() {
+                    self.ending_since = Instant::now();
+                }
                 let orderly = matches!(code, CloseCode::Normal | CloseCode::Status);
                 if orderly {
                     // The other side's own CLOSE, not the echo of ours: its data is complete.
@@ -441,9 +444,9 @@ impl Session {
                 // Allocated only now that something is there: a silent connection holds no buffer. What was sent
                 // before is written and dropped, so this takes its memory.
                 self.chunk.reserve(CHUNK);
-                match self.tcp.try_read_buf(&mut self.chunk) {
-                    Ok(0) => self.on_eof(),
-                    Ok(length) => {
+                match poll_read_buf(&mut self.tcp, cx, &mut self.chunk) {
+                    Poll::Ready(Ok(0)) => self.on_eof(),
+                    Poll::Ready(Ok(length)) => {
                         self.sent += length as u64;
                         self.options.traffic.sent(length);
                         self.carried = Instant::now();
@@ -451,8 +454,8 @@ impl Session {
                             .start_send(Message::Binary(self.chunk.split().freeze()))?;
                         self.flushing = true;
                     }
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(_) => self.on_reset(),
+                    Poll::Ready(Err(_)) => self.on_reset(),
+                    Poll::Pending => {}
                 }
                 moved = true;
             }
@@ -552,6 +555,12 @@ impl Session {
         }
     }
 
+    /// The other side has said CLOSE and the program has got everything: only the answer is to leave, and whoever says
+    /// CLOSE need not read up to it.
+    fn only_answers(&self) -> bool {
+        self.receiving == Receiving::Closed && self.inbound.is_empty()
+    }
+
     /// Whether something is held that a side does not take.
     fn blocked(&self) -> bool {
         !self.inbound.is_empty() || !self.outbound.is_empty() || self.flushing
@@ -564,7 +573,7 @@ impl Session {
 
     /// When something has to happen although nothing moves.
     fn deadline(&self) -> Option<Instant> {
-        if self.doomed.is_some() || self.stopped.is_some() {
+        if self.doomed.is_some() || self.stopped.is_some() || self.only_answers() {
             return Some(self.ending_since + self.options.close);
         }
         if self.blocked() {
@@ -613,6 +622,9 @@ impl Session {
         }
         if let Some(reason) = self.stopped {
             return Poll::Ready(Some(End::Stopped(reason)));
+        }
+        if self.only_answers() {
+            return Poll::Ready(Some(End::Clean));
         }
         if self.blocked() {
             return Poll::Ready(Some(End::Stalled));

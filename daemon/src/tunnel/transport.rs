@@ -1,11 +1,11 @@
 //! The byte stream under a websocket, and the websocket itself with limits that are never the library's.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use futures_util::SinkExt;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -162,6 +162,16 @@ pub(super) fn unwrap(upgraded: Upgraded) -> (Transport, Bytes) {
         Ok(parts) => (Transport::Tcp(parts.io.into_inner()), parts.read_buf),
         Err(upgraded) => (Transport::Upgraded(TokioIo::new(upgraded)), Bytes::new()),
     }
+}
+
+/// Reads once. Unlike `try_read_buf` of a socket this takes a read that does not fill the buffer for the last one there
+/// is, as epoll allows: a message that is alone costs one system call, not a second one that finds nothing.
+pub(super) fn poll_read_buf(
+    stream: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+    buffer: &mut impl BufMut,
+) -> Poll<io::Result<usize>> {
+    pin!(stream.read_buf(buffer)).poll(cx)
 }
 
 /// Interactive traffic must not wait for Nagle's algorithm, and a peer that vanished must be noticed even

@@ -138,6 +138,13 @@ impl Daemon {
         }
     }
 
+    /// The address of the tunnels' listener.
+    pub fn netunnel(&self) -> String {
+        let lines = self.events();
+        let line = lines.iter().find(|line| line["listener"] == "netunnel").unwrap();
+        line["address"].as_str().unwrap().to_owned()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -357,9 +364,15 @@ fn part(token: &str, index: usize) -> Value {
 
 /// Runs `jwtunnel` with `input` on its standard input: (exit code, stdout, stderr).
 pub fn jwtunnel(arguments: &[&str], input: &str) -> (i32, String, String) {
+    jwtunnel_in(Path::new("."), arguments, input)
+}
+
+/// As [`jwtunnel`], in a folder where it finds and leaves files.
+pub fn jwtunnel_in(folder: &Path, arguments: &[&str], input: &str) -> (i32, String, String) {
     use std::io::Write as _;
     let mut child = Command::new(env!("CARGO_BIN_EXE_jwtunnel"))
         .args(arguments)
+        .current_dir(folder)
         .env_remove("JWTUNNEL_INTERNAL")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -93,11 +93,15 @@ impl Bench {
         Self::start(settings, Mode::Jwt(Arc::new(ArcSwap::from_pointee(keys)))).await
     }
 
-    pub(crate) async fn start(mut settings: Settings, mode: Mode) -> Self {
+    pub(crate) async fn start(settings: Settings, mode: Mode) -> Self {
+        let auth = Authenticator::new(mode, Duration::from_secs(60), Clock::system()).unwrap();
+        Self::serve(settings, auth).await
+    }
+
+    pub(crate) async fn serve(mut settings: Settings, auth: Authenticator) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         settings.own_listeners.push(address);
-        let auth = Authenticator::new(mode, Duration::from_secs(60), Clock::system()).unwrap();
         let server = Server::new(settings, auth);
         let router = server.router();
         tokio::spawn(async move { axum::serve(listener, router).await });

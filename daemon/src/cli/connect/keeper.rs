@@ -12,7 +12,8 @@ use tokio::time::sleep;
 use super::options::Wanted;
 use super::spec::{Listen, Spec};
 use super::{print, say};
-use crate::tunnel::client::{Client, ClientError, Connector, Entrance, Tunnel, random_up_to};
+use crate::pause::random_up_to;
+use crate::tunnel::client::{Client, ClientError, Connector, Entrance, Tunnel};
 
 /// Longest pause before the first try after a channel was lost: all clients of a server lose theirs at once.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use uuid::Uuid;
 
-use super::usage_error;
+use super::{parse_uuid, usage_error};
 use crate::shutdown;
 use keeper::Keeper;
 use options::Wanted;
@@ -86,7 +86,7 @@ pub struct Args {
     key_file: Option<PathBuf>,
 
     /// Identifier that the key is registered for; without it the server takes the registered one.
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     identifier: Option<Uuid>,
 
     /// Where JWThenticator is: a path on the server's host, or a URL [default: /jwthenticator].
@@ -156,7 +156,7 @@ pub struct Args {
 /// [`crate::tunnel::client::ClientError`] if the first try fails, or a later one for good.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     start_logging(args.debug);
-    let wanted = match Wanted::read(&args) {
+    let wanted = match Wanted::read(&args).await {
         Ok(wanted) => wanted,
         Err(text) => return Ok(usage_error(&text)),
     };
@@ -223,9 +223,13 @@ mod tests {
         Line::parse_from(line.split_whitespace()).args
     }
 
+    async fn read(line: &str) -> Result<Wanted, String> {
+        Wanted::read(&parse(line)).await
+    }
+
     /// The command lines of the original's README work unchanged.
-    #[test]
-    fn the_originals_flags_are_taken() {
+    #[tokio::test]
+    async fn the_originals_flags_are_taken() {
         let args = parse(
             "jwtunnel -s https://h/netunnel --local-address 127.0.0.1 --local-port 8080 --remote-address 10.0.0.1 \
              --remote-port 80 --no-ssl-validate --proxy-url http://p:1 --proxy-username u --proxy-password p",
@@ -233,34 +237,71 @@ mod tests {
         assert_eq!(args.server.as_deref(), Some("https://h/netunnel"));
         assert_eq!((args.local_port, args.remote_port), (Some(8080), Some(80)));
         assert!(args.insecure && !args.reverse);
-        assert_eq!(Wanted::read(&args).map(|wanted| wanted.tunnels.len()).ok(), Some(1));
+        assert_eq!(Wanted::read(&args).await.ok().unwrap().tunnels.len(), 1);
         assert!(parse("jwtunnel -r --local-port 22").reverse);
         let data = r#"jwtunnel --auth-plugin netunnel_jwthenticator.JWThenticatorAuthClient --auth-data {"key":"k"}"#;
-        assert!(Wanted::read(&parse(data)).is_ok());
-        let other = Wanted::read(&parse(r#"jwtunnel --auth-plugin a.B --auth-data {"x":"k"}"#));
+        assert!(read(data).await.is_ok());
+        let other = read(r#"jwtunnel --auth-plugin a.B --auth-data {"x":"k"}"#).await;
         assert!(other.err().unwrap().contains("--auth-plugin a.B"));
     }
 
-    #[test]
-    fn mistakes_are_told_with_their_place() {
-        let error = |line: &str| Wanted::read(&parse(line)).err().unwrap();
-        assert_eq!(error("jwtunnel -r"), "--local-port is required for reverse tunnel");
-        assert!(error("jwtunnel --client-cert a").contains("--client-key"));
-        assert!(error("jwtunnel --key-file /nonexistent").starts_with("--key-file /nonexistent: "));
-        assert!(error("jwtunnel -s ftp://h").contains("expected http://"));
-        assert!(error("jwtunnel --proxy-url http://p --proxy-username u").contains("both"));
+    #[tokio::test]
+    async fn mistakes_are_told_with_their_place() {
+        let error = async |line: &str| read(line).await.err().unwrap();
+        assert_eq!(error("jwtunnel -r").await, "--local-port is required for reverse tunnel");
+        assert!(error("jwtunnel --client-cert a").await.contains("--client-key"));
+        assert!(
+            error("jwtunnel --key-file /nonexistent")
+                .await
+                .starts_with("--key-file /nonexistent: ")
+        );
+        for url in ["gw.example", "gw.example:443/x", "ftp://h", "http://", "//h"] {
+            let text = error(&format!("jwtunnel -s {url}")).await;
+            assert!(text.starts_with(&format!("--server {url}: expected http://HOST")), "{text}");
+        }
+        let ca = error("jwtunnel -s https://h --ca /nonexistent").await;
+        assert!(ca.starts_with("--ca /nonexistent: ") && ca.contains("PEM"), "{ca}");
+        let proxy = error("jwtunnel --proxy-url u:secret@p").await;
+        assert!(
+            proxy.starts_with("--proxy-url: ") && proxy.contains("http://HOST:PORT"),
+            "{proxy}"
+        );
+        assert!(!proxy.contains("secret"), "{proxy}");
+        assert!(
+            error("jwtunnel --token-file /nonexistent")
+                .await
+                .starts_with("--token-file /nonexistent: ")
+        );
+        assert!(error("jwtunnel --key-file /dev/null").await.contains("the file is empty"));
+        assert!(
+            error("jwtunnel --auth-uri x:y").await.starts_with("--auth-uri x:y: expected a path")
+        );
+        assert!(error("jwtunnel --proxy-url http://p --proxy-username u").await.contains("both"));
         assert!(Line::try_parse_from(["jwtunnel", "-L", "1:2"]).is_err());
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.toml");
-        let with = |text: &str| {
+        let with = async |text: &str| {
             std::fs::write(&path, text).unwrap();
-            Wanted::read(&parse(&format!("jwtunnel --config {}", path.display())))
+            read(&format!("jwtunnel --config {}", path.display())).await
         };
-        let wrong = with("server = \"http://h\"\nforwards = []\n").err().unwrap();
-        assert!(wrong.contains("t.toml: line 2: unknown field `forwards`"), "{wrong}");
-        let wrong = with("forward = [\"x\"]\n").err().unwrap();
+        let wrong = with("server = \"http://h\"\nforwards = []\n").await.err().unwrap();
+        let expected = "t.toml: line 2: `forwards = []`: unknown field `forwards`";
+        assert!(wrong.contains(expected), "{wrong}");
+        let wrong = with("insecure = true\nserver = 5\n").await.err().unwrap();
+        assert!(
+            wrong.ends_with("t.toml: line 2: `server = 5`: expected a text in quotes"),
+            "{wrong}"
+        );
+        let wrong = with("identifier = \"x\"\n").await.err().unwrap();
+        assert!(wrong.contains("line 1: `identifier = \"x\"`: expected a UUID such as"), "{wrong}");
+        let wrong = with("server = \"h\"\n").await.err().unwrap();
+        assert!(wrong.contains("t.toml: server = \"h\": expected http://HOST"), "{wrong}");
+        let wrong = with("token_file = \"/nonexistent\"\n").await.err().unwrap();
+        assert!(wrong.contains("t.toml: token_file = \"/nonexistent\": "), "{wrong}");
+        let wrong = with("forward = [\"x\"]\n").await.err().unwrap();
         assert!(wrong.contains("forward \"x\": expected [ADDRESS:]PORT"), "{wrong}");
         let wanted = with("forward = [\"1:h:2\", \"/s:h:2\"]\nreverse = [\"0:/s\"]\n")
+            .await
             .unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(wanted.tunnels.len(), 3);
     }

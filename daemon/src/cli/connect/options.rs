@@ -3,15 +3,18 @@
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use reqwest::Url;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use uuid::Uuid;
 use zeroize::Zeroize;
 
 use super::spec::{Listen, Spec, forward, reverse};
-use super::{Args, say};
+use super::{Args, parse_uuid, say};
+use crate::logging::untrusted;
 use crate::secret::Secret;
-use crate::tunnel::client::{Connector, Credentials, Network, Proxy, Target, Trust};
+use crate::tunnel::client::{ClientError, Connector, Credentials, Network, Proxy, Target, Trust};
 
 const SERVER: &str = "http://127.0.0.1:4040";
 const AUTH_URI: &str = "/jwthenticator";
@@ -22,6 +25,7 @@ const AUTH_URI: &str = "/jwthenticator";
 struct File {
     server: Option<String>,
     key_file: Option<PathBuf>,
+    #[serde(deserialize_with = "identifier")]
     identifier: Option<Uuid>,
     auth_uri: Option<String>,
     token_file: Option<PathBuf>,
@@ -46,13 +50,21 @@ pub(super) struct Wanted {
 impl Wanted {
     /// # Errors
     /// A mistake in the arguments, with its place and remedy.
-    pub(super) fn read(args: &Args) -> Result<Self, String> {
+    pub(super) async fn read(args: &Args) -> Result<Self, String> {
         let file = match &args.config {
             Some(path) => File::read(path)?,
             None => File::default(),
         };
         let tunnels = tunnels(args, &file)?;
         let server = args.server.clone().or(file.server.clone()).unwrap_or_else(|| SERVER.into());
+        let has_form = Url::parse(&server)
+            .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        if !has_form {
+            return Err(format!(
+                "{}: expected http://HOST[:PORT][/PATH] or https://…, such as https://gw.example/netunnel",
+                place(args, "server", args.server.as_deref(), &server)
+            ));
+        }
         let insecure = args.insecure || file.insecure;
         if insecure {
             say(&format!(
@@ -69,9 +81,44 @@ impl Wanted {
         let trust = Trust { ca_file: args.ca.clone().or(file.ca.clone()), identity, insecure };
         let network = Network { trust, proxy: proxy(args, &file)?, guarded: false };
         let credentials = credentials(args, &file)?;
-        let connector = Connector::through(&server, &network, credentials);
-        Ok(Self { connector: connector.map_err(|error| error.to_string())?, tunnels })
+        let connector = Connector::through(&server, &network, credentials).await;
+        let connector = connector.map_err(|error| match error {
+            ClientError::CaFile { file, why } => {
+                let Trust { ca_file, identity, .. } = &network.trust;
+                let (key, given, expected) = match identity {
+                    _ if ca_file.as_ref() == Some(&file) => {
+                        ("ca", &args.ca, "PEM, with certificates")
+                    }
+                    Some((chain, _)) if *chain == file => {
+                        ("client_cert", &args.client_cert, "PEM, with a certificate")
+                    }
+                    _ => (
+                        "client_key",
+                        &args.client_key,
+                        "PEM, with the private key of --client-cert",
+                    ),
+                };
+                let shown = file.display().to_string();
+                let given = given.as_ref().map(|_| shown.as_str());
+                format!("{}: {why}; expected a file in {expected}", place(args, key, given, &shown))
+            }
+            error => error.to_string(),
+        })?;
+        Ok(Self { connector, tunnels })
     }
+}
+
+/// Where a value comes from: the flag of the command line if it is `given` there, else the file.
+fn place(args: &Args, key: &str, given: Option<&str>, value: &str) -> String {
+    match (given, &args.config) {
+        (None, Some(path)) => format!("--config {}: {key} = {value:?}", path.display()),
+        _ => format!("--{} {value}", key.replace('_', "-")),
+    }
+}
+
+fn identifier<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Uuid>, D::Error> {
+    let text = String::deserialize(input)?;
+    parse_uuid(&text).map(Some).map_err(D::Error::custom)
 }
 
 impl File {
@@ -79,8 +126,20 @@ impl File {
         let place = |error: &dyn std::fmt::Display| format!("--config {}: {error}", path.display());
         let text = std::fs::read_to_string(path).map_err(|error| place(&error))?;
         toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
-            place(&format!("line {line}: {}", error.message()))
+            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            let written = text.lines().nth(line - 1).unwrap_or_default().trim();
+            // serde's words for what is there and what should be: "invalid type: integer `5`, expected a string".
+            let message = error.message();
+            let wrong = match message.rsplit_once(", expected ") {
+                Some((found, "a string")) if found.starts_with("invalid type") => {
+                    "expected a text in quotes".to_owned()
+                }
+                Some((found, expected)) if found.starts_with("invalid type") => {
+                    format!("expected {expected}")
+                }
+                _ => message.to_owned(),
+            };
+            place(&format!("line {line}: `{}`: {wrong}", untrusted(written)))
         })
     }
 }
@@ -138,7 +197,10 @@ fn proxy(args: &Args, file: &File) -> Result<Option<Proxy>, String> {
             say(&visible("--proxy-password", "--proxy-password-file"));
             Some(Secret::new(password))
         }
-        (None, Some(path)) => Some(read_secret("--proxy-password-file", &path)?),
+        (None, Some(path)) => {
+            let is_named = args.proxy_password_file.is_some();
+            Some(read_secret(&secret_place(args, is_named, "proxy_password_file", &path), &path)?)
+        }
         (None, None) => None,
     };
     let credentials = match (username, password) {
@@ -146,11 +208,28 @@ fn proxy(args: &Args, file: &File) -> Result<Option<Proxy>, String> {
         (None, None) => None,
         _ => return Err("a proxy needs both user name and password, or neither".into()),
     };
-    Proxy::new(&url, credentials).map(Some).map_err(|error| error.to_string())
+    // Not shown: a password may be in it, which is one of the mistakes.
+    Proxy::new(&url, credentials).map(Some).map_err(|error| {
+        let flag = match (&args.proxy_url, &args.config) {
+            (None, Some(path)) => format!("--config {}: proxy_url", path.display()),
+            _ => "--proxy-url".to_owned(),
+        };
+        format!(
+            "{flag}: {error}; expected http://HOST:PORT, the user name in --proxy-username and the password in \
+             --proxy-password-file"
+        )
+    })
 }
 
 fn credentials(args: &Args, file: &File) -> Result<Credentials, String> {
     let uri = args.auth_uri.clone().or(file.auth_uri.clone()).unwrap_or_else(|| AUTH_URI.into());
+    let is_url = || Url::parse(&uri).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+    if !uri.starts_with('/') && !is_url() {
+        let place = place(args, "auth_uri", args.auth_uri.as_deref(), &uri);
+        return Err(format!(
+            "{place}: expected a path such as /jwthenticator, or an http or https URL"
+        ));
+    }
     if let Some(data) = &args.auth_data {
         say(&visible("--auth-data", "--key-file or --secret-file"));
         return plugin(args.auth_plugin.as_deref().unwrap_or_default(), data, uri);
@@ -167,11 +246,22 @@ fn credentials(args: &Args, file: &File) -> Result<Credentials, String> {
         (None, None, None) => Ok(Credentials::none()),
         (Some(path), None, None) => {
             let identifier = args.identifier.or(file.identifier).unwrap_or(Uuid::nil());
-            Ok(Credentials::key(read_secret("--key-file", &path)?, identifier, uri))
+            let key = read_secret(&secret_place(args, named, "key_file", &path), &path)?;
+            Ok(Credentials::key(key, identifier, uri))
         }
-        (None, Some(path), None) => Ok(Credentials::token_file(path)),
+        (None, Some(path), None) => {
+            if path.as_os_str() == "-" {
+                return Err(
+                    "--token-file -: expected a file, which is read anew for each request".into()
+                );
+            }
+            // Whoever puts tokens into it has to have begun.
+            read_secret(&secret_place(args, named, "token_file", &path), &path)?;
+            Ok(Credentials::token_file(path))
+        }
         (None, None, Some(path)) => {
-            Ok(Credentials::shared_secret(read_secret("--secret-file", &path)?))
+            let secret = read_secret(&secret_place(args, named, "secret_file", &path), &path)?;
+            Ok(Credentials::shared_secret(secret))
         }
         _ => Err("only one of key_file, token_file and secret_file can be used".into()),
     }
@@ -201,8 +291,14 @@ fn visible(flag: &str, better: &str) -> String {
     format!("warning: other users of this machine can see {flag}; use {better}")
 }
 
-fn read_secret(flag: &str, path: &Path) -> Result<Secret, String> {
-    let place = |what: &dyn std::fmt::Display| format!("{flag} {}: {what}", path.display());
+/// As [`place`], for a file with a secret; `is_named` on the command line.
+fn secret_place(args: &Args, is_named: bool, key: &str, path: &Path) -> String {
+    let shown = path.display().to_string();
+    place(args, key, is_named.then_some(&shown), &shown)
+}
+
+fn read_secret(place: &str, path: &Path) -> Result<Secret, String> {
+    let place = |what: &dyn std::fmt::Display| format!("{place}: {what}");
     let mut text = String::new();
     let read = if path.as_os_str() == "-" {
         io::stdin().read_to_string(&mut text)

@@ -1,5 +1,6 @@
-//! The SQLite engine: a small pool that reads, and one connection that writes.
+//! The SQLite engine: some connections that read, and one connection that writes.
 
+mod readers;
 mod writer;
 
 use std::fs::{self, OpenOptions, Permissions};
@@ -8,8 +9,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection as _, SqliteConnection, SqlitePool};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
@@ -17,6 +18,8 @@ use super::change::{Change, Job, Pending};
 use super::schema::{self, Origin, Tables};
 use super::{OpenError, StoreError};
 use crate::atomic_file;
+pub(super) use readers::Lent;
+use readers::Readers;
 
 /// How long a statement waits for another process that holds the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,7 +27,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The open file; cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Sqlite {
-    pub(super) readers: SqlitePool,
+    pub(super) readers: Readers,
     writes: mpsc::Sender<Box<dyn Job>>,
 }
 
@@ -32,10 +35,7 @@ impl Sqlite {
     /// Opens the file, which is made if missing, and brings its tables up to date.
     pub(super) async fn open(path: &Path, queue_limit: usize) -> Result<(Self, Origin), OpenError> {
         let (connection, origin) = open_file(path).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(4)
-            .acquire_timeout(BUSY_TIMEOUT)
-            .connect_with(options(path).pragma("query_only", "ON"))
+        let readers = Readers::open(options(path).pragma("query_only", "ON"))
             .await
             .map_err(|source| sqlite_error(path, source))?;
         let (writes, queue) = mpsc::channel(queue_limit);

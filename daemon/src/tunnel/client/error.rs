@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use reqwest::StatusCode;
 
-use super::credentials::CredentialError;
+use crate::client::{TokenError, causes};
 use crate::tunnel::control::ControlEnd;
 
 /// A cause of any kind.
@@ -42,7 +42,7 @@ pub enum ClientError {
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
     /// No connection, or it broke.
-    #[error("cannot reach {server}: {}. Is the server running, and the URL right?", causes(source))]
+    #[error("cannot reach {server}: {}. Is the server running, and the URL right?", causes(&**source))]
     Unreachable {
         /// Its URL.
         server: String,
@@ -85,7 +85,7 @@ pub enum ClientError {
     },
     /// No token could be had.
     #[error(transparent)]
-    Credentials(#[from] CredentialError),
+    Credentials(#[from] TokenError),
     /// The local entrance.
     #[error(
         "cannot listen on {address}: {source}. Is the port in use? Choose another with --local-port"
@@ -137,11 +137,8 @@ impl ClientError {
 impl ClientError {
     /// Whether the server, or its JWThenticator, does not take the credentials.
     pub fn is_unauthorized(&self) -> bool {
-        matches!(
-            self,
-            Self::Unauthorized { .. }
-                | Self::Credentials(CredentialError::Refused(_) | CredentialError::Nothing)
-        )
+        matches!(self, Self::Unauthorized { .. })
+            || matches!(self, Self::Credentials(error) if error.is_refused())
     }
 }
 
@@ -165,19 +162,4 @@ fn remedy(status: StatusCode, reason: &str) -> &'static str {
         }
         _ => "",
     }
-}
-
-/// The chain of causes in one line: the outermost alone is often just "error sending request".
-pub(super) fn causes(error: &Cause) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }

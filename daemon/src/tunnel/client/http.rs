@@ -15,14 +15,16 @@ use reqwest::{Method, StatusCode, Url};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::credentials::{CredentialError, Credentials};
+use super::credentials::Credentials;
 use super::error::ClientError;
 use super::network::{Network, endpoint, tls_config};
+use crate::client::TokenError;
+use crate::secret::Secret;
 use crate::tunnel::transport::{Transport, unwrap};
 use crate::tunnel::wire::shown;
 
@@ -47,7 +49,7 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub(super) fn new(
+    pub(super) async fn new(
         server: &str,
         network: &Network,
         credentials: Credentials,
@@ -58,7 +60,7 @@ impl Http {
             return Err(bad("expected http://HOST:PORT/PATH or https://HOST:PORT/PATH"));
         }
         network.check(&base).map_err(bad)?;
-        let tls = tls_config(&network.trust)?;
+        let tls = tls_config(&network.trust).await?;
         let builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls.clone())
             .connect_timeout(CONNECT)
@@ -86,18 +88,27 @@ impl Http {
     }
 
     async fn call(&self, method: Method, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.authorized(|token| self.call_once(method.clone(), path, body, token)).await
+    }
+
+    /// Does `request` with a token. If the server refuses it, the token may have been revoked, or the server's keys
+    /// changed: a fresh one decides, once, and when the keys have had the time to reach the server.
+    async fn authorized<T, F>(
+        &self,
+        request: impl Fn(Option<Secret>) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
         let token = self.token().await?;
-        let first = self.call_once(method.clone(), path, body, token.as_deref()).await;
-        match first {
-            // The token may have been revoked, or the server's keys changed: a fresh one decides.
-            Err(ClientError::Unauthorized { .. })
-                if self.credentials.discard(token.as_deref()).await =>
-            {
-                let token = self.token().await?;
-                self.call_once(method, path, body, token.as_deref()).await
-            }
-            other => other,
-        }
+        let refused = match request(token.clone()).await {
+            Err(error @ ClientError::Unauthorized { .. }) => error,
+            other => return other,
+        };
+        let Some(wait) = self.credentials.discard(token.as_ref()) else { return Err(refused) };
+        let token = self.token().await?;
+        sleep(wait).await;
+        request(token).await
     }
 
     async fn call_once(
@@ -105,11 +116,11 @@ impl Http {
         method: Method,
         path: &str,
         body: &Value,
-        token: Option<&str>,
+        token: Option<Secret>,
     ) -> Result<Value, ClientError> {
         let mut request = self.requests.request(method, self.url(path)).json(body);
         if let Some(token) = token {
-            request = request.bearer_auth(token);
+            request = request.bearer_auth(token.expose());
         }
         let response = request.send().await.map_err(|error| self.unreachable(error))?;
         let status = response.status();
@@ -146,9 +157,13 @@ impl Http {
 
     /// The text of `path`.
     pub(super) async fn get_text(&self, path: &str) -> Result<String, ClientError> {
+        self.authorized(|token| self.text_once(path, token)).await
+    }
+
+    async fn text_once(&self, path: &str, token: Option<Secret>) -> Result<String, ClientError> {
         let mut request = self.requests.get(self.url(path)).timeout(CONNECT);
-        if let Some(token) = self.token().await? {
-            request = request.bearer_auth(token);
+        if let Some(token) = token {
+            request = request.bearer_auth(token.expose());
         }
         let response = request.send().await.map_err(|error| self.unreachable(error))?;
         let status = response.status();
@@ -158,31 +173,22 @@ impl Http {
 
     /// Opens a websocket: the byte stream after the handshake, and bytes that came right behind it.
     pub(super) async fn websocket(&self, path: &str) -> Result<(Transport, Bytes), ClientError> {
-        let token = self.token().await?;
-        let connect = self.websocket_once(path, token.as_deref());
-        match timeout(CONNECT, connect).await {
-            Ok(Err(error @ ClientError::Unauthorized { .. })) => {
-                // The caller tries again; then with a fresh token.
-                self.credentials.discard(token.as_deref()).await;
-                Err(error)
-            }
-            Ok(result) => result,
-            Err(_) => {
-                let source =
-                    io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {CONNECT:?}"));
-                Err(ClientError::Unreachable {
-                    server: self.server().to_owned(),
-                    source: source.into(),
-                })
-            }
-        }
+        let late = || {
+            let text = format!("no answer in {CONNECT:?}");
+            self.broken(io::Error::new(io::ErrorKind::TimedOut, text).into())
+        };
+        self.authorized(|token| async {
+            let connect = self.websocket_once(path, token);
+            timeout(CONNECT, connect).await.unwrap_or_else(|_| Err(late()))
+        })
+        .await
     }
 
     /// The client's half of the handshake (RFC 6455 §4.1).
     async fn websocket_once(
         &self,
         path: &str,
-        token: Option<&str>,
+        token: Option<Secret>,
     ) -> Result<(Transport, Bytes), ClientError> {
         let transport = self.transport().await.map_err(|error| self.broken(error.into()))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(transport))
@@ -200,9 +206,9 @@ impl Http {
             .header(header::SEC_WEBSOCKET_VERSION, "13")
             .header(header::SEC_WEBSOCKET_KEY, &key);
         if let Some(token) = token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.expose()));
         }
-        let request = request.body(Body::empty()).map_err(|_| CredentialError::NotAToken)?;
+        let request = request.body(Body::empty()).map_err(|_| TokenError::NotAToken)?;
         let mut response =
             sender.send_request(request).await.map_err(|error| self.broken(error.into()))?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -246,7 +252,7 @@ impl Http {
         Ok(Transport::Tls(Box::new(stream)))
     }
 
-    async fn token(&self) -> Result<Option<String>, ClientError> {
+    async fn token(&self) -> Result<Option<Secret>, ClientError> {
         Ok(self.credentials.token(&self.requests, &self.base).await?)
     }
 

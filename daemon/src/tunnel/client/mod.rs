@@ -1,21 +1,47 @@
-//! The client of a NETunnel server, as a library.
+//! The client of a NETunnel server, as a library: tunnels, and their ends on this side.
 //!
-//! A [`Connector`] knows a server and has credentials for it. Each [`Connector::connect`] makes a [`Client`]: one
+//! A [`Connector`] knows a server and has [`Credentials`] for it. Each [`Connector::connect`] makes a [`Client`]: one
 //! channel, over which tunnels are made. A client never reconnects by itself; when [`Client::ended`] returns, make a
-//! new one and open the tunnels again. An [`Entrance`] survives that: it stays bound, and what connects meanwhile
-//! waits.
+//! new one and open the tunnels again, after a pause ([`ClientError::is_final`] tells when that is of no use).
+//!
+//! The end of a tunnel on this side is
+//! - for [`Client::forward`], an [`Entrance`]: a TCP port, a UNIX socket, or the program itself, which opens connections
+//!   by a [`Dialer`]. It survives the client: it stays bound, and what connects meanwhile waits;
+//! - for [`Client::reverse`], an exit, the [`Target`]: a host and port, a UNIX socket, or the program itself, which takes
+//!   connections from [`Incoming`].
 //!
 //! ```no_run
-//! # async fn example() -> Result<(), jwtunnel::tunnel::client::ClientError> {
-//! use jwtunnel::tunnel::client::{Connector, Credentials, Entrance, Trust};
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use jwtunnel::client::Secret;
+//! use jwtunnel::tunnel::client::{Connector, Credentials, Entrance, Target, Trust};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//! use uuid::Uuid;
 //!
-//! let connector = Connector::new("http://127.0.0.1:4040", &Trust::default(), Credentials::none())?;
+//! let key = Secret::new(std::fs::read_to_string("key")?.trim());
+//! let credentials = Credentials::key(key, Uuid::nil(), "/jwthenticator".into());
+//! let server = "https://gateway.example/netunnel";
+//! let connector = Connector::new(server, &Trust::default(), credentials).await?;
 //! let client = connector.connect().await?;
-//! let entrance = Entrance::bind("127.0.0.1:8080".parse().unwrap()).await?;
-//! let tunnel = client.forward(&entrance, "127.0.0.1", 80).await?;
-//! println!("{entrance} leads to port 80 of the server");
-//! let why = client.ended().await;
-//! # drop((tunnel, why)); Ok(())
+//!
+//! // Port 8080 here leads to port 80 of the server.
+//! let entrance = Entrance::bind("127.0.0.1:8080".parse()?).await?;
+//! client.forward(&entrance, "127.0.0.1", 80).await?;
+//!
+//! // So does this connection, which nobody else on this machine can use.
+//! let (entrance, dialer) = Entrance::in_program();
+//! client.forward(&entrance, "127.0.0.1", 80).await?;
+//! let mut stream = dialer.connect().await?;
+//! stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+//! let mut answer = String::new();
+//! stream.read_to_string(&mut answer).await?;
+//!
+//! // Connections to port 2222 of the server come here.
+//! let (target, mut incoming) = Target::program();
+//! client.reverse("127.0.0.1", 2222, target).await?;
+//! while let Some(mut stream) = incoming.accept().await {
+//!     stream.write_all(b"hello\n").await?;
+//! }
+//! # Ok(())
 //! # }
 //! ```
 
@@ -23,7 +49,7 @@ mod credentials;
 mod error;
 mod http;
 mod network;
-mod pause;
+mod program;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -51,10 +77,11 @@ use super::traffic::{Counts, Traffic};
 use super::transport::{WebSocket, control as control_websocket};
 use super::wire::{Message, MessageError};
 use crate::logging::Throttle;
-pub use credentials::{CredentialError, Credentials};
+pub use credentials::Credentials;
 pub use error::{Cause, ClientError};
+pub(crate) use network::{Judged, read_tls_config};
 pub use network::{Network, Proxy, Trust};
-pub use pause::random_up_to;
+pub use program::{Dialer, Incoming, Program, TunnelStream};
 
 use http::Http;
 
@@ -79,11 +106,11 @@ pub struct Connector {
     traffic: Arc<Traffic>,
 }
 
-/// The local end of forward tunnels: a bound listener with the connections that wait at it.
+/// The local end of forward tunnels: a bound listener, or the program itself, with the connections that wait at it.
 #[derive(Clone, Debug)]
 pub struct Entrance {
     listener: Arc<PlainListener>,
-    /// None for a UNIX socket.
+    /// None for a UNIX socket, and for an entrance in the program.
     address: Option<SocketAddr>,
     entrance: Arc<entrance::Entrance>,
 }
@@ -131,21 +158,25 @@ impl Connector {
     ///
     /// # Errors
     /// [`ClientError::Url`], [`ClientError::CaFile`] or [`ClientError::Tls`]; nothing is sent yet.
-    pub fn new(server: &str, trust: &Trust, credentials: Credentials) -> Result<Self, ClientError> {
+    pub async fn new(
+        server: &str,
+        trust: &Trust,
+        credentials: Credentials,
+    ) -> Result<Self, ClientError> {
         let network = Network { trust: trust.clone(), ..Network::default() };
-        Self::through(server, &network, credentials)
+        Self::through(server, &network, credentials).await
     }
 
     /// The same on a certain way.
     ///
     /// # Errors
     /// As [`Connector::new`].
-    pub fn through(
+    pub async fn through(
         server: &str,
         network: &Network,
         credentials: Credentials,
     ) -> Result<Self, ClientError> {
-        let http = Arc::new(Http::new(server, network, credentials)?);
+        let http = Arc::new(Http::new(server, network, credentials).await?);
         Ok(Self { http, timings: Timings::default(), traffic: Arc::default() })
     }
 
@@ -227,7 +258,14 @@ impl Entrance {
         Ok(Self { listener, address: None, entrance: entrance::Entrance::new() })
     }
 
-    /// The address that programs connect to; none for a UNIX socket.
+    /// An entrance without an address: only this program can connect, by the [`Dialer`].
+    pub fn in_program() -> (Self, Dialer) {
+        let (dialer, queue) = program::dialer();
+        let listener = Arc::new(PlainListener::Own(tokio::sync::Mutex::new(queue)));
+        (Self { listener, address: None, entrance: entrance::Entrance::new() }, dialer)
+    }
+
+    /// The address that programs connect to; none for a UNIX socket, and for an entrance in the program.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.address
     }
@@ -244,13 +282,23 @@ impl std::fmt::Display for Entrance {
     }
 }
 
-/// Where a reverse tunnel leads, as seen from here.
+/// The local end of reverse tunnels: where they lead, as seen from here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Host and port.
     Tcp(String, u16),
     /// A UNIX socket.
     Unix(PathBuf),
+    /// This program itself.
+    Program(Program),
+}
+
+impl Target {
+    /// This program as the target: it takes the connections from [`Incoming`].
+    pub fn program() -> (Self, Incoming) {
+        let (program, incoming) = program::program();
+        (Self::Program(program), incoming)
+    }
 }
 
 impl From<(&str, u16)> for Target {
@@ -264,6 +312,7 @@ impl std::fmt::Display for Target {
         match self {
             Self::Tcp(host, port) => write!(f, "{host}:{port}"),
             Self::Unix(path) => path.display().fmt(f),
+            Self::Program(_) => f.write_str("this program"),
         }
     }
 }
@@ -573,6 +622,7 @@ async fn dial(target: &Target, limit: Duration) -> Result<Plain, DialError> {
                 TcpStream::connect((host.as_str(), *port)).await.map(Plain::Tcp)
             }
             Target::Unix(path) => UnixStream::connect(path).await.map(Plain::Unix),
+            Target::Program(program) => program.connect().await.map(Plain::Unix),
         }
     };
     match timeout(limit, connect).await {

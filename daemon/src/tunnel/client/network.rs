@@ -19,9 +19,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpStream, lookup_host};
 
-use super::error::ClientError;
+use super::error::{Cause, ClientError};
+use crate::address::{canonical, is_special};
 use crate::secret::Secret;
-use crate::tunnel::address::{canonical, is_special};
 use crate::tunnel::transport::{self, Transport, tune};
 use crate::tunnel::wire::shown;
 
@@ -135,7 +135,7 @@ impl Network {
             Some(proxy) => proxy.tunnel(host, port).await?,
             None if self.guarded => {
                 let addresses = lookup_host((host, port)).await?;
-                TcpStream::connect(&*allowed(addresses)?).await?
+                TcpStream::connect(&*all_or_none(addresses, not_special)?).await?
             }
             None => TcpStream::connect((host, port)).await?,
         };
@@ -147,9 +147,7 @@ impl Network {
     pub(super) fn check(&self, url: &Url) -> Result<(), &'static str> {
         let (host, _) = endpoint(url);
         match host.parse::<IpAddr>() {
-            Ok(ip) if self.guarded && is_special(canonical(ip)) => {
-                Err("it leads to an address that is never connected to, such as cloud metadata")
-            }
+            Ok(ip) if self.guarded => not_special(ip).map_err(|Special| Special::OF_URL),
             _ => Ok(()),
         }
     }
@@ -163,7 +161,7 @@ impl Network {
         let parsed = Url::parse(url).map_err(|error| bad(error.to_string()))?;
         self.check(&parsed).map_err(|why| bad(why.into()))?;
         let builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls_config(&self.trust)?)
+            .tls_backend_preconfigured(tls_config(&self.trust).await?)
             .timeout(PROBE);
         let client = self.requests(builder).and_then(|builder| builder.build());
         let client = client.map_err(|error| bad(error.to_string()))?;
@@ -184,7 +182,7 @@ impl Network {
         // As NETunnel: proxies of the environment are not used, and an answer is final.
         let mut builder = builder.no_proxy().redirect(reqwest::redirect::Policy::none());
         if self.guarded {
-            builder = builder.dns_resolver(Arc::new(Guarded));
+            builder = builder.dns_resolver(Arc::new(Judged(not_special)));
         }
         match &self.proxy {
             Some(proxy) => Ok(builder.proxy(proxy.for_requests()?)),
@@ -200,32 +198,63 @@ pub(super) fn endpoint(url: &Url) -> (&str, u16) {
     (host, url.port_or_known_default().unwrap_or(80))
 }
 
-/// All of them or none: which one is used must not depend on the order of somebody else's answer.
-fn allowed(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Vec<SocketAddr>> {
-    let addresses: Vec<_> = addresses.collect();
-    if addresses.iter().any(|address| is_special(canonical(address.ip()))) {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "the name leads to an address that is never connected to, such as cloud metadata",
-        ));
-    }
-    Ok(addresses)
+/// What a guarded connection never leads to.
+#[derive(Debug, thiserror::Error)]
+#[error("the name leads to an address that is never connected to, such as cloud metadata")]
+struct Special;
+
+impl Special {
+    const OF_URL: &str =
+        "it leads to an address that is never connected to, such as cloud metadata";
 }
 
-/// The system's resolver without special addresses.
-struct Guarded;
+fn not_special(ip: IpAddr) -> Result<(), Special> {
+    if is_special(canonical(ip)) { Err(Special) } else { Ok(()) }
+}
 
-impl Resolve for Guarded {
+/// All of them or none: which one is used must not depend on the order of somebody else's answer.
+fn all_or_none<E>(
+    addresses: impl Iterator<Item = SocketAddr>,
+    judge: impl Fn(IpAddr) -> Result<(), E>,
+) -> io::Result<Vec<SocketAddr>>
+where
+    E: Into<Cause>,
+{
+    let judged = addresses.map(|address| judge(address.ip()).map(|()| address));
+    judged
+        .collect::<Result<_, E>>()
+        .map_err(|error| io::Error::new(io::ErrorKind::PermissionDenied, error))
+}
+
+/// The system's resolver for requests, without the names that lead to an address that `J` refuses. What it has
+/// judged is what is connected to.
+pub(crate) struct Judged<J>(pub(crate) J);
+
+impl<J, E> Resolve for Judged<J>
+where
+    J: Fn(IpAddr) -> Result<(), E> + Copy + Send + Sync + 'static,
+    E: Into<Cause>,
+{
     fn resolve(&self, name: Name) -> Resolving {
+        let judge = self.0;
         Box::pin(async move {
             // Port 0: the caller puts its own.
             let addresses = lookup_host((name.as_str(), 0)).await?;
-            Ok(Box::new(allowed(addresses)?.into_iter()) as Addrs)
+            Ok(Box::new(all_or_none(addresses, judge)?.into_iter()) as Addrs)
         })
     }
 }
 
-pub(super) fn tls_config(trust: &Trust) -> Result<ClientConfig, ClientError> {
+/// The TLS setup that `trust` means. It reads files, the system's certificates among them, so a thread that may wait
+/// does it.
+pub(super) async fn tls_config(trust: &Trust) -> Result<ClientConfig, ClientError> {
+    let trust = trust.clone();
+    let made = tokio::task::spawn_blocking(move || read_tls_config(&trust));
+    made.await.map_err(|error| ClientError::Tls(error.to_string()))?
+}
+
+/// The same, on a thread that may wait.
+pub(crate) fn read_tls_config(trust: &Trust) -> Result<ClientConfig, ClientError> {
     // Named here: with two providers in the program rustls would refuse to choose.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -347,8 +376,8 @@ mod tests {
         }
         let address = |text: &str| -> SocketAddr { text.parse().unwrap() };
         let mixed = [address("10.0.0.1:0"), address("169.254.169.254:0")];
-        assert!(allowed(mixed.into_iter()).is_err());
-        assert_eq!(allowed(mixed.into_iter().take(1)).unwrap().len(), 1);
+        assert!(all_or_none(mixed.into_iter(), not_special).is_err());
+        assert_eq!(all_or_none(mixed.into_iter().take(1), not_special).unwrap().len(), 1);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! write; pieces of a message are handed on as they come. The interface is the library's, so that entrance, exit and
 //! session read as if it were used; control websockets do use it.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod parser;
 
 use std::collections::VecDeque;
@@ -19,7 +21,7 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::transport::{CHUNK, Transport};
+use super::transport::{CHUNK, Transport, poll_read_buf};
 use parser::{Parser, apply_mask};
 
 /// Room for one read where readiness is not known before: a TLS record.
@@ -192,23 +194,19 @@ impl DataSocket {
 
     /// Reads once. A websocket that waits for its connection holds no buffer.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if let Transport::Tcp(stream) = &self.transport {
-            loop {
-                if stream.poll_read_ready(cx)?.is_pending() {
-                    if !self.keeps_buffer {
-                        self.release_buffer();
-                    }
-                    return Poll::Pending;
-                }
+        if let Transport::Tcp(stream) = &mut self.transport {
+            let mut read = Poll::Pending;
+            if stream.poll_read_ready(cx)?.is_ready() {
                 // To the end of the frame and over the next header: so one read of a long transfer brings one
                 // frame, which leaves in one write.
                 let most = self.parser.left().unwrap_or(CHUNK).min(CHUNK) + HEADER;
                 self.input.reserve(most);
-                match stream.try_read_buf(&mut (&mut self.input).limit(most)) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    result => return Poll::Ready(result),
-                }
+                read = poll_read_buf(stream, cx, &mut (&mut self.input).limit(most));
             }
+            if read.is_pending() && !self.keeps_buffer {
+                self.release_buffer();
+            }
+            return read;
         }
         let mut space = [0; RECORD];
         let mut buffer = ReadBuf::new(&mut space);

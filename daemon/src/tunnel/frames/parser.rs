@@ -307,6 +307,7 @@ mod tests {
     use proptest::prelude::*;
     use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 
+    use super::super::fuzz::Reading;
     use super::*;
 
     fn frame(first: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
@@ -334,28 +335,8 @@ mod tests {
         bytes
     }
 
-    /// Everything in `bytes`, given to the parser in pieces of `step`; adjacent binary pieces become one.
-    fn read(bytes: &[u8], masked: bool, step: usize) -> (Vec<Message>, Option<Error>) {
-        let mut parser = Parser::new(masked);
-        let mut input = BytesMut::new();
-        let mut messages: Vec<Message> = Vec::new();
-        for piece in bytes.chunks(step) {
-            input.extend_from_slice(piece);
-            loop {
-                match parser.next(&mut input) {
-                    Ok(None) => break,
-                    Ok(Some(Message::Binary(more))) => match messages.last_mut() {
-                        Some(Message::Binary(data)) if !more.is_empty() && !data.is_empty() => {
-                            *data = [&data[..], &more[..]].concat().into();
-                        }
-                        _ => messages.push(Message::Binary(more)),
-                    },
-                    Ok(Some(message)) => messages.push(message),
-                    Err(error) => return (messages, Some(error)),
-                }
-            }
-        }
-        (messages, None)
+    fn read(bytes: &[u8], masked: bool, step: usize) -> Reading {
+        super::super::fuzz::read(bytes.chunks(step), masked)
     }
 
     fn binary(data: &[u8]) -> Message {

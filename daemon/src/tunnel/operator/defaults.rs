@@ -119,10 +119,10 @@ impl Operator {
             // Both were good when the peer was registered.
             let credentials = self.credentials(&entry.auth_data);
             let Ok(credentials) = credentials else { continue };
-            let made =
-                self.connector(entry.id, &entry.target_netunnel_url, credentials, proxy.clone());
-            if let Ok((connector, saver)) = made {
-                self.reconnect(entry.id, connector, saver).await;
+            let refresh = self.kept_refresh_token(entry.id, &credentials);
+            let (name, url) = (&entry.name, &entry.target_netunnel_url);
+            if let Ok(connector) = self.connector(name, url, credentials, proxy.clone()).await {
+                self.reconnect(entry.id, connector, refresh).await;
             }
         }
     }

@@ -197,7 +197,10 @@ fn complete_tunnel(body: &Map<String, Value>, next: u64) -> Result<TunnelEntry, 
     let mut errors = Errors::default();
     let id = match id {
         None => Some(next),
-        Some(value) => check(&mut errors, "id", integer(&value)).and_then(|id| id.try_into().ok()),
+        Some(value) => {
+            let number = integer(&value).and_then(|id| u64::try_from(id).map_err(|_| NO_INTEGER));
+            check(&mut errors, "id", number)
+        }
     };
     let local_port = match local_port {
         None => {
@@ -338,6 +341,34 @@ fn port(value: &Value) -> Result<u16, &'static str> {
     u16::try_from(number).ok().filter(|port| *port != 0).ok_or(NO_PORT)
 }
 
+/// A body as each schema reads it: the peer that would be stored, or why there is none.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(in crate::tunnel) fn read_as_all(
+    body: &Map<String, Value>,
+) -> [Result<Option<super::super::state::PeerEntry>, String>; 3] {
+    use super::super::state::PeerEntry;
+    let peer = NewPeer::read(body).map(|peer| {
+        Some(PeerEntry {
+            id: 1,
+            name: peer.name,
+            target_netunnel_url: peer.url,
+            auth_data: peer.auth_data,
+            static_tunnels: peer.static_tunnels,
+        })
+    });
+    let tunnel = NewTunnel::read(body).map(|tunnel| {
+        Some(PeerEntry {
+            id: 1,
+            name: String::new(),
+            target_netunnel_url: String::new(),
+            auth_data: BTreeMap::new(),
+            static_tunnels: vec![tunnel.with(1, 20_000)],
+        })
+    });
+    let change = PeerChange::read(body).map(|_| None);
+    [peer, tunnel, change].map(|read| read.map_err(|errors| errors.to_string()))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -387,6 +418,13 @@ mod tests {
         assert_eq!(
             with("static_tunnels", json!([{"tunnel_remote_port": 1}])),
             "{'static_tunnels': {0: {'tunnel_local_port': ['Missing data for required field.']}}}"
+        );
+        assert_eq!(
+            with(
+                "static_tunnels",
+                json!([{"tunnel_remote_port": 1, "tunnel_local_port": 1, "id": -5}])
+            ),
+            "{'static_tunnels': {0: {'id': ['Not a valid integer.']}}}"
         );
         let error = PeerChange::read(&object(json!({"id": 5}))).err().unwrap();
         assert_eq!(error.to_string(), "{'id': ['Unknown field.']}");

@@ -7,6 +7,7 @@ mod defaults;
 mod input;
 mod internal;
 mod peer_auth;
+mod peer_tls;
 mod routes;
 mod shapes;
 mod static_tunnel;
@@ -15,21 +16,26 @@ mod status;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use super::client::{ClientError, Connector, Credentials, Entrance, Network, Proxy, Trust};
+use super::client::{ClientError, Connector, Credentials, Entrance, Network, Proxy};
 use super::configured::{ConfiguredError, policy};
 use super::policy::Policy;
 use super::server::Server;
 use super::settings::Timings;
 use super::state::{Document, Opened, PeerEntry, SecretKey, StateFile, TunnelEntry};
+use crate::client::RefreshToken;
 use crate::config::Netunnel;
 use crate::logging::untrusted;
 use crate::secret::Secret;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) use input::read_as_all;
 pub use internal::internal_router;
 #[cfg(test)]
 pub(in crate::tunnel) use routes::all_routes;
@@ -45,6 +51,10 @@ const MASK: &str = "******";
 
 /// Local ports of static tunnels, as in NETunnel.
 const LOCAL_PORTS: std::ops::Range<u16> = 20_000..21_000;
+
+/// How long a new refresh token waits to be saved before it is used all the same. It waits for a change that is being
+/// made, which may be waiting for a tunnel that needs this very token.
+const SAVING: Duration = Duration::from_secs(2);
 
 /// Who may use the operator's routes of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,17 +96,8 @@ struct Peer {
     entry: PeerEntry,
     connector: Connector,
     tunnels: BTreeMap<u64, StaticTunnel>,
-    /// Saves a refresh token that has changed.
-    _saver: Option<Saver>,
-}
-
-/// A task that ends with its owner.
-struct Saver(tokio::task::JoinHandle<()>);
-
-impl Drop for Saver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    /// That of the connector's credentials.
+    refresh: Option<Arc<RefreshToken>>,
 }
 
 /// Why a request of the operator is not fulfilled: status, text, and what may help beyond NETunnel's text.
@@ -133,7 +134,7 @@ impl Operator {
     ///
     /// # Errors
     /// [`ConfiguredError`].
-    pub fn start(
+    pub async fn start(
         config: &Netunnel,
         settings: &super::settings::Settings,
     ) -> Result<Arc<Self>, ConfiguredError> {
@@ -164,9 +165,13 @@ impl Operator {
             };
             let credentials = operator.credentials(&entry.auth_data);
             let credentials = credentials.map_err(bad)?;
-            let (connector, saver) = operator
-                .connector(entry.id, &entry.target_netunnel_url, credentials, proxy.clone())
+            let refresh = operator.kept_refresh_token(entry.id, &credentials);
+            let (name, url) = (&entry.name, &entry.target_netunnel_url);
+            let connector = operator
+                .connector(name, url, credentials, proxy.clone())
+                .await
                 .map_err(|error| bad(error.to_string()))?;
+            peer_tls::warn_if_unverified(config, &entry.name);
             tracing::info!(
                 event = "peer",
                 peer = untrusted(&entry.name),
@@ -176,7 +181,7 @@ impl Operator {
                 waiting.push((entry.id, entry.name.clone(), tunnel));
             }
             let id = entry.id;
-            let peer = Peer { entry, connector, tunnels: BTreeMap::new(), _saver: saver };
+            let peer = Peer { entry, connector, tunnels: BTreeMap::new(), refresh };
             operator.live().peers.insert(id, peer);
         }
         for (id, name, tunnel) in waiting {
@@ -189,9 +194,14 @@ impl Operator {
 
     /// The routes of `server`, and those for operators, for the callers that `admins` names.
     pub fn router(self: &Arc<Self>, server: &Arc<Server>, admins: Admins) -> Router {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner).push(server.clone());
+        self.may_disconnect(server);
         let more = routes::router(self.clone(), server.clone(), admins);
         super::routes::router(server.clone(), more)
+    }
+
+    /// A factory reset may disconnect the clients of `server`, too, which has no routes for operators.
+    pub fn may_disconnect(&self, server: &Arc<Server>) {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).push(server.clone());
     }
 
     fn servers(&self) -> Vec<Arc<Server>> {
@@ -213,38 +223,59 @@ impl Operator {
         peer_auth::credentials(self.config.peer_auth, &self.config.peer_auth_uri, data)
     }
 
-    fn connector(
-        self: &Arc<Self>,
-        id: u64,
+    async fn connector(
+        &self,
+        name: &str,
         url: &str,
         credentials: Credentials,
         proxy: Option<Proxy>,
-    ) -> Result<(Connector, Option<Saver>), ClientError> {
-        let changes = credentials.refresh_token();
-        let insecure = self.live().document.allow_unverified_peers();
-        let trust = Trust { ca_file: self.config.peer_ca_file.clone(), insecure, identity: None };
+    ) -> Result<Connector, ClientError> {
+        let unverified = self.live().document.allow_unverified_peers();
+        let trust = peer_tls::trust(&self.config, name, unverified);
         let network = Network { trust, proxy, guarded: true };
-        let connector = Connector::through(url, &network, credentials)?;
-        let saver = changes.map(|mut changes| {
-            changes.mark_unchanged();
-            let operator = Arc::downgrade(self);
-            Saver(tokio::spawn(async move {
-                while changes.changed().await.is_ok() {
-                    let token = changes.borrow_and_update().clone();
-                    let (Some(token), Some(operator)) = (token, operator.upgrade()) else { return };
-                    operator.keep_refresh_token(id, &token).await;
-                }
-            }))
-        });
-        Ok((connector.with_timings(self.timings.clone()), saver))
+        let connector = Connector::through(url, &network, credentials).await?;
+        Ok(connector.with_timings(self.timings.clone()))
     }
 
-    /// NETunnel keeps the first refresh token only, and loses its peer with it.
-    async fn keep_refresh_token(&self, id: u64, token: &Secret) {
+    /// Lets each new refresh token of a peer be saved before it is used. NETunnel keeps the first one only, and loses
+    /// its peer with it.
+    fn keep_refresh_tokens(self: &Arc<Self>, id: u64, refresh: &Arc<RefreshToken>) {
+        let operator = Arc::downgrade(self);
+        let of_peer = Arc::downgrade(refresh);
+        refresh.keep_by(move |token| {
+            let (operator, of_peer) = (operator.clone(), of_peer.clone());
+            async move {
+                let (Some(operator), Some(of_peer)) = (operator.upgrade(), of_peer.upgrade())
+                else {
+                    return;
+                };
+                // A task of its own: it goes on when the time is up.
+                let saving =
+                    tokio::spawn(
+                        async move { operator.save_refresh_token(id, &of_peer, &token).await },
+                    );
+                let _ = timeout(SAVING, saving).await;
+            }
+        });
+    }
+
+    /// The refresh token of a stored peer's credentials, which is saved from now on.
+    fn kept_refresh_token(
+        self: &Arc<Self>,
+        id: u64,
+        credentials: &Credentials,
+    ) -> Option<Arc<RefreshToken>> {
+        credentials.refresh_token().inspect(|refresh| self.keep_refresh_tokens(id, refresh))
+    }
+
+    async fn save_refresh_token(&self, id: u64, of_peer: &Arc<RefreshToken>, token: &Secret) {
         let _changing = self.changes.lock().await;
-        let Some(mut entry) = self.live().peers.get(&id).map(|peer| peer.entry.clone()) else {
-            return;
-        };
+        let entry = self.live().peers.get(&id).and_then(|peer| {
+            // The peer may have got other credentials meanwhile, or be gone.
+            let same = peer.refresh.as_ref().is_some_and(|refresh| Arc::ptr_eq(refresh, of_peer));
+            same.then(|| peer.entry.clone())
+        });
+        let Some(mut entry) = entry else { return };
         entry.auth_data.insert("refresh_token".into(), token.expose().to_owned());
         if let Err(refusal) = self.put(entry).await {
             tracing::error!(event = "peer_token_not_saved", peer = id, error = refusal.text);
@@ -261,7 +292,7 @@ impl Operator {
                         tracing::error!(event = "static_tunnel_not_bound", peer = untrusted(name),
                             tunnel = entry.id, %error, "static tunnel cannot listen; trying again");
                     }
-                    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+                    tokio::time::sleep(Duration::from_secs(10)).await;
                 }
             }
             let wanted = self
@@ -361,7 +392,7 @@ impl Operator {
         let credentials = self.credentials(&wanted.auth_data).map_err(Refusal::bad)?;
         let id = self.live().peers.keys().max().unwrap_or(&0) + 1;
         let connected =
-            self.verified(id, &wanted.name, &wanted.url, &wanted.auth_data, credentials).await?;
+            self.verified(&wanted.name, &wanted.url, &wanted.auth_data, credentials).await?;
         let mut bound = Vec::new();
         for tunnel in &wanted.static_tunnels {
             let entrance =
@@ -376,6 +407,10 @@ impl Operator {
             static_tunnels: wanted.static_tunnels,
         };
         self.put(entry.clone()).await?;
+        // Only now: the answer so far is in what was just saved.
+        if let Some(refresh) = &connected.refresh {
+            self.keep_refresh_tokens(id, refresh);
+        }
         let start = |(tunnel, entrance): (&TunnelEntry, Entrance)| {
             let started = StaticTunnel::start(
                 &entry.name,
@@ -393,7 +428,8 @@ impl Operator {
             id,
             "peer registered"
         );
-        let peer = Peer { entry, connector: connected.connector, tunnels, _saver: connected.saver };
+        let Connected { connector, refresh, .. } = connected;
+        let peer = Peer { entry, connector, tunnels, refresh };
         self.live().peers.insert(id, peer);
         Ok(answer)
     }
@@ -404,24 +440,29 @@ impl Operator {
         let change = PeerChange::read(body).map_err(|errors| Refusal::bad(errors.to_string()))?;
         let _changing = self.changes.lock().await;
         let mut entry = self.entry(id)?;
+        let mut other_tls = false;
         if let Some(name) = change.name {
             self.refuse_duplicate(&name, Some(entry.id))?;
+            other_tls = peer_tls::differs(&self.config, &name, &entry.name);
             entry.name = name;
         }
         let url = change.url.unwrap_or_else(|| entry.target_netunnel_url.clone());
         let auth_data =
             change.auth_data.map(|posted| peer_auth::unmasked(posted, &entry.auth_data));
         let auth_data = auth_data.unwrap_or_else(|| entry.auth_data.clone());
-        if url == entry.target_netunnel_url && auth_data == entry.auth_data {
+        if url == entry.target_netunnel_url && auth_data == entry.auth_data && !other_tls {
             self.put(entry.clone()).await?;
             return Ok(shown(&entry));
         }
         let credentials = self.credentials(&auth_data).map_err(Refusal::bad)?;
-        let connected = self.verified(entry.id, &entry.name, &url, &auth_data, credentials).await?;
+        let connected = self.verified(&entry.name, &url, &auth_data, credentials).await?;
         entry.target_netunnel_url = url;
         entry.auth_data = connected.stored.clone();
         self.put(entry.clone()).await?;
-        self.reconnect(entry.id, connected.connector, connected.saver).await;
+        if let Some(refresh) = &connected.refresh {
+            self.keep_refresh_tokens(entry.id, refresh);
+        }
+        self.reconnect(entry.id, connected.connector, connected.refresh).await;
         tracing::info!(
             event = "peer_updated",
             peer = untrusted(&entry.name),
@@ -432,12 +473,12 @@ impl Operator {
     }
 
     /// Restarts the static tunnels of a peer with another connector; their ports stay bound.
-    async fn reconnect(&self, id: u64, connector: Connector, saver: Option<Saver>) {
+    async fn reconnect(&self, id: u64, connector: Connector, refresh: Option<Arc<RefreshToken>>) {
         let (name, old) = {
             let mut live = self.live();
             let Some(peer) = live.peers.get_mut(&id) else { return };
             peer.connector = connector.clone();
-            peer._saver = saver;
+            peer.refresh = refresh;
             (peer.entry.name.clone(), std::mem::take(&mut peer.tunnels))
         };
         let mut stopping = JoinSet::new();
@@ -554,19 +595,20 @@ impl Operator {
 
     /// Whether the peer answers and takes the credentials. Nothing is changed.
     async fn verified(
-        self: &Arc<Self>,
-        id: u64,
+        &self,
         name: &str,
         url: &str,
         auth_data: &peer_auth::AuthData,
         credentials: Credentials,
     ) -> Result<Connected, Refusal> {
-        let name = super::wire::shown(name);
         let proxy = self.proxy();
         let refresh = credentials.refresh_token();
-        let (connector, saver) = self
-            .connector(id, url, credentials, proxy)
+        let connector = self
+            .connector(name, url, credentials, proxy)
+            .await
             .map_err(|error| Refusal::bad(error.to_string()))?;
+        peer_tls::warn_if_unverified(&self.config, name);
+        let name = super::wire::shown(name);
         let check = async {
             let client = connector.connect().await?;
             let version = client.ask_version().await;
@@ -575,9 +617,9 @@ impl Operator {
         };
         match check.await {
             Ok(_) => {
-                let refresh = refresh.and_then(|token| token.borrow().clone());
-                let stored = peer_auth::stored(self.config.peer_auth, auth_data, refresh);
-                Ok(Connected { connector, saver, stored })
+                let token = refresh.as_ref().and_then(|refresh| refresh.current());
+                let stored = peer_auth::stored(self.config.peer_auth, auth_data, token);
+                Ok(Connected { connector, refresh, stored })
             }
             Err(error) => {
                 tracing::info!(event = "peer_refused", peer = untrusted(&name), %error, "peer not connected");
@@ -590,7 +632,7 @@ impl Operator {
 /// A peer that answered.
 struct Connected {
     connector: Connector,
-    saver: Option<Saver>,
+    refresh: Option<Arc<RefreshToken>>,
     stored: peer_auth::AuthData,
 }
 

@@ -10,9 +10,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::super::client::{Client, ClientError, Connector, Entrance, Tunnel, random_up_to};
+use super::super::client::{Client, ClientError, Connector, Entrance, Tunnel};
 use super::super::state::TunnelEntry;
 use crate::logging::untrusted;
+use crate::pause::random_up_to;
 
 /// Longest pause before a further try. The pauses are random, so that all tunnels of a peer that comes back do not
 /// ask at once.

@@ -121,6 +121,11 @@ impl Document {
         self.read_proxy()?;
         let peers = self.read_peers()?;
         for (index, peer) in peers.iter().enumerate() {
+            // The next one of either kind counts on from the highest.
+            let ids = peer.static_tunnels.iter().map(|tunnel| tunnel.id).chain([peer.id]);
+            if ids.into_iter().any(|id| i64::try_from(id).is_err()) {
+                return Err(format!("\"peers\" number {}: an id is too large", index + 1));
+            }
             if peers[..index].iter().any(|other| other.id == peer.id) {
                 return Err(format!(
                     "\"peers\" number {}: its id {} is another's too",
@@ -222,7 +227,7 @@ impl Document {
     }
 
     /// The text of the file: indented by four spaces, as NETunnel writes it.
-    fn text(&self) -> Vec<u8> {
+    pub(super) fn text(&self) -> Vec<u8> {
         let mut text = Vec::new();
         let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
         let mut writer = serde_json::Serializer::with_formatter(&mut text, format);

@@ -167,6 +167,10 @@ fn what_cannot_be_used_is_named_without_its_value() {
             r#"{"peers": [{"id": 1, "name": "b", "target_netunnel_url": "u", "auth_data": {}, "x": 1}]}"#,
             "`x`",
         ),
+        (
+            r#"{"peers": [{"id": 18446744073709551615, "name": "b", "target_netunnel_url": "u", "auth_data": {}}]}"#,
+            "\"peers\" number 1: an id is too large",
+        ),
         (r#"{"http_proxy": "hunter2"}"#, "\"http_proxy\""),
         (r#"{"allow_unverified_ssl_peers": 1}"#, "true or false"),
         (r#"{"secret_key": 1}"#, "\"secret_key\""),

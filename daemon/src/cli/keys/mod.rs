@@ -1,31 +1,28 @@
 //! `jwtunnel keys`: what an administrator does through the daemon's internal listener.
 
-use std::io::{self, Read as _, Write as _};
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::Duration;
+mod import;
+mod prune;
+mod server;
+mod show;
 
-use anyhow::{Context as _, bail};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::bail;
 use aws_lc_rs::rand;
-use axum::http::{Method, Request, StatusCode, header};
+use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use clap::Subcommand;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 use uuid::Uuid;
 
-use super::usage_error;
+use super::{LEFT_TO_DO, UsageError, parse_uuid};
 use crate::logging::untrusted;
 use crate::secret::Secret;
 
-/// Longer than the daemon's own deadline for an answer.
-const TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) use server::{Connection, untrusted_message};
 
 /// Arguments of `jwtunnel keys`.
 #[derive(Debug, clap::Args)]
@@ -57,6 +54,30 @@ Examples:
 The fingerprint is `key_fp` in the daemon's log; the key id is the claim `key` of its tokens, and what
 `jwtunnel keys revoke --key-id` takes.")]
     List(List),
+    /// Show what can be told about a key, never the key: signing keys, or a client's registered ones.
+    #[command(after_help = show::EXAMPLES)]
+    Show(show::Show),
+    /// Register many keys from a CSV file, for large fleets.
+    ///
+    /// The first line names the columns, in any order: `key`, `identifier` (a UUID: the client that tokens for
+    /// the key name) and, if some of them shall use each refresh token once, `rotate` (true or false). Where
+    /// the field key is empty a key is generated, and written to the file of --out, for its owner alone.
+    ///
+    /// The whole file is read and checked before anything is sent. A key that is registered for the same
+    /// identifier already counts as done, so the same command goes on after an interruption; one that is
+    /// registered for another is refused.
+    #[command(after_help = import::EXAMPLES)]
+    Import(import::Import),
+    /// Delete registered keys that expired long ago, with their refresh tokens.
+    ///
+    /// An expired key stays as long as a refresh token of it is alive, with which its client goes on, unless
+    /// [jwthenticator] refresh_requires_live_key is set. A deleted key is unknown: whoever has it can have it
+    /// registered again, for any identifier. That is why revoked keys stay unless --revoked is given.
+    ///
+    /// In a database that a JWThenticator still uses, before `jwtunnel db harden`, nothing is deleted: rows may
+    /// be its own. --shared deletes there too, whoever made the rows.
+    #[command(after_help = prune::EXAMPLES)]
+    Prune(prune::Prune),
     /// Revoke registered keys, for good, with all their tokens.
     ///
     /// Their access tokens are refused within seconds, by the daemon and by every nginx that reads its
@@ -78,25 +99,11 @@ Examples:
 Examples:
   jwtunnel keys rotate                sign with the new key after [keys] announce_for
   jwtunnel keys rotate --now          sign with it in ten seconds
-  jwtunnel keys rotate --emergency    the present key has been stolen")]
+  jwtunnel keys rotate --emergency    the present key has been stolen
+
+Exit codes: 0 done, 1 a fault, nothing has changed, 2 a mistake in the arguments, 3 the emergency rotation holds,
+and the commands that are printed are left to do.")]
     Rotate(Rotate),
-}
-
-/// Where the daemon's internal listener is, and how to print.
-#[derive(Debug, clap::Args)]
-pub(super) struct Connection {
-    /// The daemon's internal listener: http://HOST:PORT or unix:/path.
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "JWTUNNEL_INTERNAL",
-        default_value = "http://127.0.0.1:5051"
-    )]
-    server: String,
-
-    /// Print one JSON object instead of lines.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -114,7 +121,7 @@ struct Register {
     generate: bool,
 
     /// The client that tokens for this key name [default: a random one, printed].
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     identifier: Option<Uuid>,
 
     /// Each refresh token of this key is used once, and its use after that revokes what came of it. For clients
@@ -133,7 +140,7 @@ struct List {
     connection: Connection,
 
     /// Only the keys of this client.
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     identifier: Option<Uuid>,
 }
 
@@ -152,7 +159,7 @@ struct Revoke {
     key_id: Option<String>,
 
     /// Every key that was registered for this client, and all tokens that name it.
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     identifier: Option<Uuid>,
 }
 
@@ -178,15 +185,16 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Register(args) => register(args).await,
         Command::List(args) => list(args).await,
+        Command::Show(args) => show::run(args).await,
+        Command::Import(args) => import::run(args).await,
+        Command::Prune(args) => prune::run(args).await,
         Command::Revoke(args) => revoke(args).await,
         Command::Rotate(args) => rotate(args).await,
     }
 }
 
 async fn register(args: Register) -> anyhow::Result<ExitCode> {
-    let Some(server) = Server::parse(&args.connection.server) else {
-        return Ok(usage_error(&bad_server(&args.connection.server)));
-    };
+    let server = args.connection.server()?;
     let key = if args.generate {
         generate()?
     } else if let Some(path) = &args.key_file {
@@ -200,7 +208,7 @@ async fn register(args: Register) -> anyhow::Result<ExitCode> {
         Secret::new(args.key.unwrap_or_default())
     };
     if key.expose().is_empty() {
-        return Ok(usage_error("the key is empty; everybody knows that one"));
+        return Err(UsageError("the key is empty; everybody knows that one".into()).into());
     }
     let identifier = args.identifier.unwrap_or_else(Uuid::new_v4);
     let mut body = json!({"key": key.expose(), "identifier": identifier});
@@ -212,7 +220,7 @@ async fn register(args: Register) -> anyhow::Result<ExitCode> {
     // A key of the caller's own is not repeated: terminals and logs keep what they are shown.
     let shown = args.generate.then(|| key.expose());
     let mut out = io::stdout();
-    if args.connection.json {
+    if args.connection.json() {
         let mut object = json!({"identifier": identifier});
         if let Some(key) = shown {
             object["key"] = key.into();
@@ -228,13 +236,11 @@ async fn register(args: Register) -> anyhow::Result<ExitCode> {
 }
 
 async fn list(args: List) -> anyhow::Result<ExitCode> {
-    let Some(server) = Server::parse(&args.connection.server) else {
-        return Ok(usage_error(&bad_server(&args.connection.server)));
-    };
+    let server = args.connection.server()?;
     let mut out = io::BufWriter::new(io::stdout());
     let mut all = Vec::new();
     let mut after = 0;
-    if !args.connection.json {
+    if !args.connection.json() {
         writeln!(
             out,
             "{}",
@@ -248,8 +254,8 @@ async fn list(args: List) -> anyhow::Result<ExitCode> {
         }
         let answer = server.post("/list_keys", &body).await?;
         answer.expect(StatusCode::OK)?;
-        for key in answer.body["keys"].as_array().into_iter().flatten() {
-            if args.connection.json {
+        for key in answer.body()["keys"].as_array().into_iter().flatten() {
+            if args.connection.json() {
                 all.push(key.clone());
                 continue;
             }
@@ -260,12 +266,12 @@ async fn list(args: List) -> anyhow::Result<ExitCode> {
             let fields = (text("fingerprint"), text("state"));
             writeln!(out, "{}", line(&id, &identifier, &fields.0, refresh, &expires, &fields.1))?;
         }
-        match answer.body["next"].as_i64() {
+        match answer.body()["next"].as_i64() {
             Some(next) if next > after => after = next,
             _ => break,
         }
     }
-    if args.connection.json {
+    if args.connection.json() {
         writeln!(out, "{}", json!({"keys": all}))?;
     }
     out.flush()?;
@@ -300,17 +306,15 @@ pub(super) async fn send_revocation(
     body: &Value,
     nothing: &str,
 ) -> anyhow::Result<ExitCode> {
-    let Some(server) = Server::parse(&connection.server) else {
-        return Ok(usage_error(&bad_server(&connection.server)));
-    };
+    let server = connection.server()?;
     let answer = server.post(path, body).await?;
     answer.expect(StatusCode::OK)?;
-    if answer.body["result"] != true {
+    if answer.body()["result"] != true {
         bail!("{nothing}");
     }
-    let revoked = &answer.body["revoked"];
+    let revoked = &answer.body()["revoked"];
     let mut out = io::stdout();
-    if connection.json {
+    if connection.json() {
         writeln!(out, "{}", json!({"revoked": revoked}))?;
     } else if path == "/revoke_key" {
         writeln!(out, "keys revoked: {revoked}")?;
@@ -321,28 +325,46 @@ pub(super) async fn send_revocation(
 }
 
 async fn rotate(args: Rotate) -> anyhow::Result<ExitCode> {
-    let Some(server) = Server::parse(&args.connection.server) else {
-        return Ok(usage_error(&bad_server(&args.connection.server)));
-    };
+    let server = args.connection.server()?;
     let body = json!({"now": args.now, "emergency": args.emergency});
     let answer = server.post("/rotate_signing_key", &body).await?;
     answer.expect(StatusCode::OK)?;
-    let (kid, signs_in) = (&answer.body["kid"], &answer.body["signs_in"]);
+    let body = answer.body();
+    let (kid, signs_in) = (&body["kid"], &body["signs_in"]);
+    let texts = |name: &str| -> Vec<String> {
+        let items = body[name].as_array().into_iter().flatten();
+        items.map(|item| untrusted(item.as_str().unwrap_or_default())).collect()
+    };
+    let tunnels_open = texts("tunnels_open");
     let mut out = io::stdout();
-    if args.connection.json {
-        let dropped = &answer.body["dropped"];
-        writeln!(out, "{}", json!({"kid": kid, "signs_in": signs_in, "dropped": dropped}))?;
+    if args.connection.json() {
+        let (dropped, open) = (&body["dropped"], &body["tunnels_open"]);
+        let object =
+            json!({"kid": kid, "signs_in": signs_in, "dropped": dropped, "tunnels_open": open});
+        writeln!(out, "{object}")?;
     } else if args.emergency {
         let kid = kid.as_str().unwrap_or_default();
         writeln!(out, "the key {kid} signs; dropped with all their tokens:")?;
-        for kid in answer.body["dropped"].as_array().into_iter().flatten() {
-            writeln!(out, "  {}", untrusted(kid.as_str().unwrap_or_default()))?;
+        for kid in texts("dropped") {
+            writeln!(out, "  {kid}")?;
         }
     } else {
         let kid = kid.as_str().unwrap_or_default();
         writeln!(out, "the key {kid} is published and signs in {signs_in} s")?;
     }
-    Ok(ExitCode::SUCCESS)
+    if tunnels_open.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut err = io::stderr();
+    writeln!(
+        err,
+        "jwtunnel: the rotation holds and must not be repeated; but tunnels that were opened with dropped keys' \
+         tokens may still be open, as the revocation failed (jwtunneld's log says why). When that is mended:"
+    )?;
+    for kid in tunnels_open {
+        writeln!(err, "  jwtunnel token revoke --kid {kid}")?;
+    }
+    Ok(ExitCode::from(LEFT_TO_DO))
 }
 
 fn generate() -> anyhow::Result<Secret> {
@@ -351,13 +373,17 @@ fn generate() -> anyhow::Result<Secret> {
     Ok(Secret::new(URL_SAFE_NO_PAD.encode(bytes)))
 }
 
-fn read_key(path: &PathBuf) -> anyhow::Result<Secret> {
+/// Reads a key from a file, which is an argument.
+fn read_key(path: &Path) -> Result<Secret, UsageError> {
     let mut text = String::new();
     if path.as_os_str() == "-" {
-        io::stdin().read_to_string(&mut text).context("cannot read the key from standard input")?;
+        io::stdin().read_to_string(&mut text).map_err(|error| {
+            UsageError(format!("--key-file -: cannot read the key from standard input: {error}"))
+        })?;
     } else {
-        text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the key from {}", path.display()))?;
+        text = std::fs::read_to_string(path).map_err(|error| {
+            UsageError(format!("--key-file {}: cannot read the key: {error}", path.display()))
+        })?;
     }
     let key = text.strip_suffix('\n').unwrap_or(&text);
     let key = Secret::new(key.strip_suffix('\r').unwrap_or(key));
@@ -365,182 +391,16 @@ fn read_key(path: &PathBuf) -> anyhow::Result<Secret> {
     Ok(key)
 }
 
-fn bad_server(text: &str) -> String {
-    format!("--server {}: expected http://HOST:PORT or unix:/path", untrusted(text))
-}
-
-impl Connection {
-    /// # Errors
-    /// What `--server` should be.
-    pub(super) fn server(&self) -> Result<Server, String> {
-        Server::parse(&self.server).ok_or_else(|| bad_server(&self.server))
-    }
-
-    pub(super) fn json(&self) -> bool {
-        self.json
-    }
-}
-
-/// Where the daemon's internal routes are.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Server {
-    /// Authority, and the prefix of the paths.
-    Tcp(String, String),
-    Unix(PathBuf),
-}
-
-pub(super) struct Answer {
-    status: StatusCode,
-    body: Value,
-}
-
-impl Server {
-    fn parse(text: &str) -> Option<Self> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return path.starts_with('/').then(|| Self::Unix(path.into()));
-        }
-        let rest = text.strip_prefix("http://")?;
-        let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "80"));
-        if host.is_empty() || port.parse::<u16>().is_err() || host.contains('@') {
-            return None;
-        }
-        let prefix = prefix.trim_end_matches('/');
-        let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
-        Some(Self::Tcp(format!("{host}:{port}"), prefix))
-    }
-
-    fn name(&self) -> String {
-        match self {
-            Self::Tcp(authority, prefix) => format!("http://{authority}{prefix}"),
-            Self::Unix(path) => format!("unix:{}", path.display()),
-        }
-    }
-
-    async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
-        self.ask(Method::POST, path, body.to_string()).await
-    }
-
-    pub(super) async fn get(&self, path: &str) -> anyhow::Result<Answer> {
-        self.ask(Method::GET, path, String::new()).await
-    }
-
-    async fn ask(&self, method: Method, path: &str, body: String) -> anyhow::Result<Answer> {
-        let exchange = async {
-            match self {
-                Self::Tcp(authority, prefix) => {
-                    let stream = TcpStream::connect(authority).await?;
-                    exchange(stream, method, authority, &format!("{prefix}{path}"), body).await
-                }
-                Self::Unix(socket) => {
-                    let stream = UnixStream::connect(socket).await?;
-                    exchange(stream, method, "localhost", path, body).await
-                }
-            }
-        };
-        match tokio::time::timeout(TIMEOUT, exchange).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(error.context(format!(
-                "cannot talk to jwtunneld at {}; is it running, and is this its internal listener? \
-                 Its log says so (`listening … internal`); choose another with --server or \
-                 JWTUNNEL_INTERNAL",
-                self.name()
-            ))),
-            Err(_) => bail!("jwtunneld at {} does not answer within 20 s", self.name()),
-        }
-    }
-}
-
-async fn exchange<S>(
-    stream: S,
-    method: Method,
-    host: &str,
-    path: &str,
-    body: String,
-) -> anyhow::Result<Answer>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(header::HOST, host)
-        .header(header::CONTENT_TYPE, "application/json")
-        .header(header::CONNECTION, "close")
-        .body(Full::new(Bytes::from(body)))?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    // Answers of the daemon are small; whatever else listens there shall not fill our memory.
-    let bytes = Limited::new(response.into_body(), 1 << 20)
-        .collect()
-        .await
-        .map_err(|error| anyhow::anyhow!("the answer cannot be read: {error}"))?
-        .to_bytes();
-    connection.abort();
-    Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
-}
-
-impl Answer {
-    pub(super) fn body(&self) -> &Value {
-        &self.body
-    }
-
-    pub(super) fn expect(&self, status: StatusCode) -> anyhow::Result<()> {
-        if self.status == status {
-            return Ok(());
-        }
-        let detail = match &self.body {
-            Value::Object(fields) if !fields.is_empty() => match fields.get("message") {
-                Some(Value::String(message)) => untrusted_message(message),
-                _ => untrusted_message(&self.body.to_string()),
-            },
-            _ => String::new(),
-        };
-        match self.status {
-            StatusCode::NOT_FOUND => bail!(
-                "the listener has no such route: it is the public one, or DISABLE_INTERNAL_API is \
-                 set; name the internal listener with --server"
-            ),
-            StatusCode::SERVICE_UNAVAILABLE => {
-                bail!("jwtunneld cannot do this now (503); its log says why, try again")
-            }
-            status if detail.is_empty() => bail!("jwtunneld answered {status}"),
-            status => bail!("jwtunneld answered {status}: {detail}"),
-        }
-    }
-}
-
-/// An answer's own words, without control characters, for a terminal.
-pub(super) fn untrusted_message(text: &str) -> String {
-    text.chars().take(400).flat_map(char::escape_debug).collect::<String>().replace("\\\"", "\"")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn servers_are_a_url_or_a_socket() {
-        let tcp = |authority: &str, prefix: &str| {
-            Some(Server::Tcp(authority.to_owned(), prefix.to_owned()))
-        };
-        assert_eq!(Server::parse("http://127.0.0.1:5051"), tcp("127.0.0.1:5051", ""));
-        assert_eq!(Server::parse("http://host/pre/"), tcp("host:80", "/pre"));
-        assert_eq!(Server::parse("http://[::1]:1/"), tcp("[::1]:1", ""));
-        assert_eq!(Server::parse("unix:/a"), Some(Server::Unix("/a".into())));
-        for text in ["", "127.0.0.1:5051", "https://x", "http://", "http://x:y", "unix:a"] {
-            assert_eq!(Server::parse(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn a_key_file_loses_one_newline_only() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for (text, key) in [("k", "k"), ("k\n", "k"), ("k\r\n", "k"), (" k \n\n", " k \n")] {
             std::fs::write(&file, text).unwrap();
-            assert_eq!(read_key(&file.path().to_path_buf()).unwrap().expose(), key);
+            assert_eq!(read_key(file.path()).unwrap().expose(), key);
         }
     }
 }

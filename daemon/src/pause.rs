@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Uniformly distributed, so that clients that lost their server together do not come back together.
-pub fn random_up_to(limit: Duration) -> Duration {
+pub(crate) fn random_up_to(limit: Duration) -> Duration {
     let mut bytes = [0; 4];
     // Without randomness the longest pause is the harmless one.
     let _ = aws_lc_rs::rand::fill(&mut bytes).inspect_err(|_| bytes = [0xff; 4]);
