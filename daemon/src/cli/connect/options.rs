@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 
 use super::spec::{Listen, Spec, forward, reverse};
 use super::{Args, parse_uuid, say};
-use crate::logging::untrusted;
+use crate::cli::keys::untrusted_message;
 use crate::secret::Secret;
 use crate::tunnel::client::{ClientError, Connector, Credentials, Network, Proxy, Target, Trust};
 
@@ -139,7 +139,7 @@ impl File {
                 }
                 _ => message.to_owned(),
             };
-            place(&format!("line {line}: `{}`: {wrong}", untrusted(written)))
+            place(&format!("line {line}: `{}`: {wrong}", untrusted_message(written)))
         })
     }
 }
