@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::http::ask;
 use crate::nginx::{Nginx, NginxBuilder};
-use crate::poll::eventually;
+use crate::poll::{eventually, within};
 use crate::ports::Port;
 use crate::process::Process;
 use crate::python::{PythonServer, python};
@@ -349,7 +349,8 @@ impl Tunnel {
         let log = scratch.join(&format!("client-{count}.log"));
         let process = Process::start(name, &mut command, &log);
         let mut tunnel = Self { process, entrance: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
-        tunnel.entrance = eventually("the tunnel is open", || {
+        // Python alone may take half of that, where its files have to be read from a busy disk.
+        tunnel.entrance = within(Duration::from_secs(60), "the tunnel is open", || {
             let log = tunnel.process.log();
             assert!(tunnel.process.is_running(), "{name} has ended: {log}");
             // The exit's line is the last one of both clients.
