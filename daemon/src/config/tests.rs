@@ -212,7 +212,8 @@ fn a_given_key_pair_keeps_the_originals_claims_unless_told_otherwise() {
     assert!(!format!("{loaded:?}").contains("hunter2"));
     let private = parse("", &texts[1..]).unwrap();
     assert!(matches!(private.config.keys.given, Some(GivenKey::PrivateText(_, None))));
-    assert!(private.warnings.is_empty(), "{private:?}");
+    // The warning of a deployment of the original, and none about a missing half.
+    assert!(!private.warnings.iter().any(|w| w.contains("none are issued")), "{private:?}");
     // An empty one counts as unset.
     assert!(parse("", &[("RSA_PUBLIC_KEY", "")]).unwrap().config.keys.given.is_none());
     let both = [pair[0], pair[1], texts[0]];

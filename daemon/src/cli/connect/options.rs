@@ -139,7 +139,9 @@ impl File {
                 }
                 _ => message.to_owned(),
             };
-            place(&format!("line {line}: `{}`: {wrong}", untrusted(written)))
+            // As it stands in the file: a quote is no danger to a terminal.
+            let written = untrusted(written).replace("\\\"", "\"");
+            place(&format!("line {line}: `{written}`: {wrong}"))
         })
     }
 }
