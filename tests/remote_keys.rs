@@ -26,6 +26,8 @@ fn nginx_follows_another_issuers_keys_through_the_daemons_file() {
            auth_jwt_issuer https://gateway.example key_file={public}/jwks.json optional;
            location / {{ auth_jwt x; proxy_pass http://SERVICE; }} }}"
     ))
+    // A container sees the folder of the daemon's file.
+    .daemon(daemon.netunnel_port(), daemon.public(), daemon.scratch().join("data/public/jwks.json"))
     .start();
     let token = |key: &SigningKey, audience: &str| {
         let claims = json!({"iss": "https://corp.example", "aud": audience, "exp": now() + 300});

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::http::ask;
 use crate::nginx::{Nginx, NginxBuilder};
-use crate::poll::eventually;
+use crate::poll::{eventually, within};
 use crate::ports::Port;
 use crate::process::Process;
 use crate::python::{PythonServer, python};
@@ -107,7 +107,10 @@ impl Daemon {
 
     /// Kills it, as a power cut does, and starts another one on the same files and ports.
     pub fn restart(&mut self) {
-        self.process.signal("KILL");
+        // The test may have ended it.
+        if self.process.is_running() {
+            self.process.signal("KILL");
+        }
         let _ = self.process.wait(Duration::from_secs(10));
         let before = self.log().matches("\"event\":\"ready\"").count();
         self.process = run(&self.scratch, &self.environment);
@@ -349,7 +352,8 @@ impl Tunnel {
         let log = scratch.join(&format!("client-{count}.log"));
         let process = Process::start(name, &mut command, &log);
         let mut tunnel = Self { process, entrance: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
-        tunnel.entrance = eventually("the tunnel is open", || {
+        // Python alone may take half of that, where its files have to be read from a busy disk.
+        tunnel.entrance = within(Duration::from_secs(60), "the tunnel is open", || {
             let log = tunnel.process.log();
             assert!(tunnel.process.is_running(), "{name} has ended: {log}");
             // The exit's line is the last one of both clients.
