@@ -61,7 +61,7 @@ struct Fetching {
 
 impl Fetching {
     async fn start(remote: Remote) -> Self {
-        let keys = RemoteKeys::open(&[remote.clone()], &Clock::system()).unwrap();
+        let keys = RemoteKeys::open(std::slice::from_ref(&remote), &Clock::system()).unwrap();
         let stop = CancellationToken::new();
         let tasks = keys.start(&stop).await;
         Self { keys, file: remote.file, stop, tasks }
