@@ -125,17 +125,18 @@ pub(crate) struct NumericDate {
 }
 
 impl DateClaim {
-    /// An integer of 64 bits, or any JSON number whose magnitude a double holds exactly (2^53). Strings and null
-    /// are malformed, so that a claim never means another time to another verifier.
+    /// An integer of 64 bits, or any other JSON number below 2^53 in magnitude: from there on a double stands for more
+    /// than one whole number, and which one depends on how serde_json was built. Strings and null are malformed, so that
+    /// a claim never means another time to another verifier.
     fn of(object: &Object, name: &str) -> Self {
-        const EXACT: f64 = 9_007_199_254_740_992.0;
+        const BOUND: f64 = 9_007_199_254_740_992.0;
         let Some(text) = object.raw(name) else { return Self::Absent };
         if let Ok(seconds) = text.parse::<i64>() {
             return Self::At(NumericDate { floor: seconds, ceil: seconds });
         }
         // JSON's grammar, not Rust's, which also takes "inf".
         match serde_json::from_str::<f64>(text) {
-            Ok(number) if number.abs() <= EXACT =>
+            Ok(number) if number.abs() < BOUND =>
             {
                 #[expect(clippy::cast_possible_truncation, reason = "checked against 2^53 above")]
                 Self::At(NumericDate { floor: number.floor() as i64, ceil: number.ceil() as i64 })
@@ -182,7 +183,7 @@ mod tests {
         assert_eq!((claims.exp(), claims.nbf(), claims.iat()), (None, None, None));
         assert!(matches!(claims.exp.read("exp"), Err(ClaimError::NotADate("exp"))));
         assert!(matches!(claims.iat.read("iat"), Ok(None)));
-        for malformed in ["9007199254740994.0", "1e300", "true", "[1]", "18446744073709551616"] {
+        for malformed in ["9007199254740993.0", "1e300", "true", "[1]", "18446744073709551616"] {
             assert_eq!(set(&format!(r#"{{"exp":{malformed}}}"#)).exp, DateClaim::Malformed);
         }
     }
