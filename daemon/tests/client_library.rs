@@ -12,7 +12,7 @@ use axum::Router;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse as _;
 use axum::routing::{any, get, post};
-use issuer_harness::{Daemon, Options, PATIENCE, jwtunnel};
+use issuer_harness::{Daemon, Options, PATIENCE};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use jwtunnel::client::{Client, Secret, TokenError};
 use jwtunnel::clock::Clock;
@@ -25,16 +25,6 @@ use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 const U: Uuid = Uuid::from_u128(0x7d2b_0d0c_8d7e_4a51_9f0c_3f1f_8f3f_4f11);
-
-/// Registers a key whose refresh tokens are used once, as an administrator does.
-fn register_rotating(daemon: &Daemon, key: &str) {
-    let server = format!("http://{}", daemon.internal);
-    let identifier = U.to_string();
-    let arguments = ["keys", "register", "--rotate", "--key-file", "-", "--identifier"];
-    let arguments = [&arguments[..], &[&identifier, "--server", &server]].concat();
-    let (code, _, err) = jwtunnel(&arguments, key);
-    assert_eq!(code, 0, "{err}");
-}
 
 fn count(daemon: &Daemon, event: &str) -> usize {
     daemon.events().iter().filter(|line| line["event"] == event).count()
@@ -98,7 +88,7 @@ impl Relay {
 #[tokio::test]
 async fn a_refresh_token_that_was_replaced_is_not_lost_with_its_caller() {
     let daemon = Daemon::start(Options::default()).await;
-    register_rotating(&daemon, "K");
+    daemon.register_rotating("K", U);
     let (_, first) = daemon.authenticate("K", U).await;
     let relay = Relay::start(&daemon.public).await;
     let file = daemon.path("refresh-token");
@@ -294,7 +284,7 @@ async fn a_tunnel_client_survives_the_second_in_which_its_new_key_spreads() {
 #[tokio::test]
 async fn connect_lives_on_with_a_key_whose_refresh_tokens_are_used_once() {
     let daemon = Daemon::start(Options::issuer("jwt_lifetime = \"3s\"\n")).await;
-    register_rotating(&daemon, "K");
+    daemon.register_rotating("K", U);
     let netunnel = daemon.netunnel();
     let echo = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = echo.local_addr().unwrap().port().to_string();

@@ -5,21 +5,11 @@ pub(crate) mod issuer_harness;
 
 use std::time::{Duration, Instant};
 
-use issuer_harness::{Answer, Daemon, Options, claims, jwtunnel};
+use issuer_harness::{Answer, Daemon, Options, claims};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 const U: Uuid = Uuid::from_u128(0x7d2b_0d0c_8d7e_4a51_9f0c_3f1f_8f3f_4f11);
-
-/// Registers a key whose refresh tokens rotate, as an administrator does.
-fn register(daemon: &Daemon, key: &str) {
-    let server = format!("http://{}", daemon.internal);
-    let identifier = U.to_string();
-    let arguments = ["keys", "register", "--rotate", "--key-file", "-", "--identifier"];
-    let arguments = [&arguments[..], &[&identifier, "--server", &server]].concat();
-    let (code, _, err) = jwtunnel(&arguments, key);
-    assert_eq!(code, 0, "{err}");
-}
 
 async fn refresh(daemon: &Daemon, token: &str) -> Answer {
     let body = json!({"refresh_token": token, "identifier": U}).to_string();
@@ -37,7 +27,7 @@ async fn renewed(daemon: &Daemon, token: &str) -> (String, String) {
 #[tokio::test]
 async fn i5_a_refresh_token_that_is_used_twice_ends_its_family() {
     let mut daemon = Daemon::start(Options::default()).await;
-    register(&daemon, "K");
+    daemon.register_rotating("K", U);
     let (jwt, first) = daemon.authenticate("K", U).await;
     // Its clients renew often, so that their tokens are short.
     let life =
@@ -89,7 +79,7 @@ async fn t44_tokens_of_the_originals_clients_are_used_again_and_again() {
         assert_eq!((answer.status.as_u16(), &answer.json()["refresh_token"]), (200, &Value::Null));
     }
     // From the day on which rotation is asked for, what is out there is used once too.
-    register(&daemon, "K");
+    daemon.register_rotating("K", U);
     let (_, second) = renewed(&daemon, &token).await;
     renewed(&daemon, &second).await;
     refresh(&daemon, &token).await.is(401, json!({}));
@@ -99,7 +89,7 @@ async fn t44_tokens_of_the_originals_clients_are_used_again_and_again() {
 #[tokio::test]
 async fn i6_f32_a_hundred_refreshes_at_once_leave_one_live_token() {
     let daemon = Daemon::start(Options::default()).await;
-    register(&daemon, "K");
+    daemon.register_rotating("K", U);
     for _ in 0..3 {
         let (_, first) = daemon.authenticate("K", U).await;
         let answers =
@@ -126,7 +116,7 @@ async fn i6_f32_a_hundred_refreshes_at_once_leave_one_live_token() {
 #[tokio::test]
 async fn i7_what_was_used_is_used_after_a_crash() {
     let mut daemon = Daemon::start(Options::default()).await;
-    register(&daemon, "K");
+    daemon.register_rotating("K", U);
     for _ in 0..5 {
         let (_, first) = daemon.authenticate("K", U).await;
         let (_, second) = renewed(&daemon, &first).await;

@@ -210,6 +210,15 @@ impl Daemon {
         assert_eq!(answer.status, 201, "{}", answer.text);
     }
 
+    /// Registers a key whose refresh tokens are used once, as an administrator does.
+    pub fn register_rotating(&self, key: &str, identifier: Uuid) {
+        let (server, identifier) = (format!("http://{}", self.internal), identifier.to_string());
+        let arguments = ["keys", "register", "--rotate", "--key-file", "-", "--identifier"];
+        let arguments = [&arguments[..], &[&identifier, "--server", &server]].concat();
+        let (code, _, err) = jwtunnel(&arguments, key);
+        assert_eq!(code, 0, "{err}");
+    }
+
     /// Registers `key` and authenticates with it: (access token, refresh token).
     pub async fn tokens(&self, key: &str, identifier: Uuid) -> (String, String) {
         self.register(key, identifier).await;
