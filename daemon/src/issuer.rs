@@ -1,10 +1,12 @@
 //! Mints access tokens: claims in, signed JWT out, never on the event loop.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -12,6 +14,10 @@ use crate::config::Jwthenticator;
 use crate::key_ring::KeyRing;
 use crate::metrics::{Metrics, SigningMetrics, observe};
 use crate::signing_key::KeyError;
+
+/// How long a token waits for the next ones, while there are some to be signed: to be handed out together wakes the
+/// event loop once.
+const TOGETHER: Duration = Duration::from_millis(1);
 
 /// Why no token was issued. Every reason is ours: the same request may succeed later.
 #[derive(Debug, thiserror::Error)]
@@ -68,35 +74,36 @@ pub struct Grant {
 
 /// Issues access tokens with the ring's signing key.
 pub struct Issuer {
-    ring: Arc<KeyRing>,
     clock: Clock,
     lifetime: Duration,
     rotating_lifetime: Duration,
     audience: Vec<String>,
     issuer: Option<String>,
     standard_claims: bool,
-    /// How much may wait and work.
-    queue: Arc<Semaphore>,
-    /// How much may work: a signature keeps a core busy.
-    cores: Arc<Semaphore>,
+    signers: Arc<Signers>,
     metrics: SigningMetrics,
 }
 
 impl Issuer {
     /// An issuer by the rules of `settings`.
     pub fn new(ring: Arc<KeyRing>, clock: Clock, settings: &Jwthenticator) -> Self {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let metrics = SigningMetrics::new();
+        let signers = Signers {
+            ring: ring.clone(),
+            limit: settings.queue_limit,
+            cores: std::thread::available_parallelism().map_or(2, usize::from),
+            state: Mutex::default(),
+            metrics: metrics.clone(),
+        };
         Self {
-            ring,
             clock,
             lifetime: settings.jwt_lifetime,
             rotating_lifetime: settings.rotating_jwt_lifetime,
             audience: settings.audience.clone(),
             issuer: settings.issuer.clone(),
             standard_claims: settings.standard_claims,
-            queue: Arc::new(Semaphore::new(settings.queue_limit + cores)),
-            cores: Arc::new(Semaphore::new(cores)),
-            metrics: SigningMetrics::new(),
+            signers: Arc::new(signers),
+            metrics,
         }
     }
 
@@ -118,20 +125,10 @@ impl Issuer {
     }
 
     async fn signed(&self, grant: Grant) -> Result<String, IssueError> {
-        let asked = Instant::now();
-        let _place = self.queue.clone().try_acquire_owned().map_err(|_| IssueError::Busy)?;
-        let core = self.cores.clone().acquire_owned().await.map_err(|_| IssueError::Busy)?;
-        let claims = self.claims(grant);
-        let (signing, metrics) = (self.ring.signing(), self.metrics.clone());
-        let signed = tokio::task::spawn_blocking(move || {
-            let _core = core;
-            let start = Instant::now();
-            observe(&metrics.waiting, start - asked);
-            let signed = signing.sign(&claims);
-            observe(&metrics.signing, start.elapsed());
-            signed
-        });
-        Ok(signed.await.map_err(|_| IssueError::Panic)??)
+        let (reply, answer) = oneshot::channel();
+        let order = Order { asked: Instant::now(), claims: self.claims(grant), reply };
+        self.signers.enqueue(order)?;
+        answer.await.map_err(|_| IssueError::Panic)?
     }
 
     /// How long such a token is valid.
@@ -155,5 +152,98 @@ impl Issuer {
                 iss: self.issuer.clone(),
             }),
         }
+    }
+}
+
+/// Threads that sign, as many as there are cores: a signature keeps one busy. A thread takes what waits until nothing
+/// does, so that under load nobody has to be woken for a signature.
+struct Signers {
+    ring: Arc<KeyRing>,
+    /// How much may wait.
+    limit: usize,
+    cores: usize,
+    state: Mutex<Waiting>,
+    metrics: SigningMetrics,
+}
+
+#[derive(Default)]
+struct Waiting {
+    orders: VecDeque<Order>,
+    /// So many threads sign.
+    at_work: usize,
+}
+
+/// A token to be signed.
+struct Order {
+    asked: Instant,
+    claims: AccessClaims,
+    reply: oneshot::Sender<Result<String, IssueError>>,
+}
+
+impl Signers {
+    fn enqueue(self: &Arc<Self>, order: Order) -> Result<(), IssueError> {
+        let mut state = self.state();
+        let starts = state.at_work < self.cores;
+        if !starts && state.orders.len() >= self.limit {
+            return Err(IssueError::Busy);
+        }
+        state.orders.push_back(order);
+        if starts {
+            state.at_work += 1;
+            let signers = self.clone();
+            tokio::task::spawn_blocking(move || signers.work());
+        }
+        Ok(())
+    }
+
+    fn work(&self) {
+        let mut done = Vec::new();
+        let mut oldest = Instant::now();
+        while let Some(Order { asked, claims, reply }) = self.next() {
+            if reply.is_closed() {
+                continue;
+            }
+            let start = Instant::now();
+            observe(&self.metrics.waiting, start - asked);
+            // Signing only reads; a panic is one failure, and the thread goes on.
+            let sign = || self.ring.signing().sign(&claims);
+            let signed = catch_unwind(AssertUnwindSafe(sign));
+            let end = Instant::now();
+            observe(&self.metrics.signing, end - start);
+            if done.is_empty() {
+                oldest = end;
+            }
+            done.push((reply, signed));
+            if end - oldest >= TOGETHER || self.state().orders.is_empty() {
+                done.drain(..).for_each(hand_out);
+            }
+        }
+        // Another thread may have taken what seemed to come.
+        done.into_iter().for_each(hand_out);
+    }
+
+    /// What has waited longest. If nothing does, the thread counts as gone.
+    fn next(&self) -> Option<Order> {
+        let mut state = self.state();
+        let order = state.orders.pop_front();
+        if order.is_none() {
+            state.at_work -= 1;
+        }
+        order
+    }
+
+    fn state(&self) -> MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A token that was signed, unless the library panicked, and who waits for it.
+type Signed =
+    (oneshot::Sender<Result<String, IssueError>>, std::thread::Result<Result<String, KeyError>>);
+
+fn hand_out((reply, signed): Signed) {
+    if let Ok(signed) = signed {
+        // Nobody listens any more if the client has gone.
+        let _ = reply.send(signed.map_err(IssueError::from));
     }
 }

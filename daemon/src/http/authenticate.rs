@@ -64,6 +64,7 @@ pub(super) async fn authenticate(
     };
     let hash = KeyHash::of(key.expose());
     drop(key);
+    let coming = app.store.announce_refresh_token();
     let key = app.live_key(&hash, asserted, peer).await?;
     let now = app.clock.now();
     let identifier = app.identifier(&key, asserted);
@@ -77,6 +78,7 @@ pub(super) async fn authenticate(
     let jwt = jwt.map_err(|error| app.unavailable(&error))?;
     let refresh_token = new_refresh_token().map_err(|error| app.unavailable(&error))?;
     let expires_at = now + app.settings.refresh_lifetime;
+    drop(coming);
     app.store
         .insert_refresh_token(&RefreshToken::of(&refresh_token), &key, token_id, now, expires_at)
         .await

@@ -45,6 +45,15 @@ impl<C: Change> Pending<C> {
     pub(super) fn new(change: C, reply: oneshot::Sender<Result<C::Output, StoreError>>) -> Self {
         Self { change, output: None, reply }
     }
+
+    pub(super) fn change(&self) -> &C {
+        &self.change
+    }
+
+    /// Keeps what the change tells, which was applied by other means.
+    pub(super) fn applied(&mut self, output: C::Output) {
+        self.output = Some(output);
+    }
 }
 
 impl<C: Change> Job for Pending<C> {
@@ -57,7 +66,8 @@ impl<C: Change> Job for Pending<C> {
         connection: &'a mut Connection<'_>,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         Box::pin(async move {
-            self.output = Some(self.change.apply(connection).await?);
+            let output = self.change.apply(connection).await?;
+            self.applied(output);
             Ok(())
         })
     }

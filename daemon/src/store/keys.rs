@@ -5,12 +5,13 @@ use std::time::SystemTime;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA512, digest};
+use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::change::Change;
 use super::connection::{Connection, on};
-use super::value::{Id, Time};
-use super::{Store, StoreError, hex};
+use super::value::{Id, Time, json};
+use super::{Engine, Store, StoreError, hex};
 
 /// The digest under which a key is stored: SHA-512 in lower-case hex, as the original has it.
 #[derive(Clone, PartialEq, Eq)]
@@ -83,7 +84,7 @@ macro_rules! key_columns {
 pub(super) use key_columns;
 
 /// A row, or its part of a join.
-#[derive(sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub(super) struct KeyRow {
     key_id: i64,
     key_hash: Option<String>,
@@ -95,6 +96,26 @@ pub(super) struct KeyRow {
     revoked_at: Option<Time>,
 }
 
+impl KeyRow {
+    /// The rows with any of these digests, on SQLite.
+    pub(super) async fn find_all(
+        hashes: &[&KeyHash],
+        connection: &mut SqliteConnection,
+    ) -> Result<Vec<Self>, sqlx::Error> {
+        const QUERY: &str = concat!(
+            "SELECT ",
+            key_columns!(),
+            " FROM keys WHERE key_hash IN (SELECT value FROM json_each($1))"
+        );
+        let hashes: Vec<_> = hashes.iter().map(|hash| hash.as_str()).collect();
+        sqlx::query_as(QUERY).bind(json(&hashes)?).fetch_all(connection).await
+    }
+
+    pub(super) fn has(&self, hash: &KeyHash) -> bool {
+        self.key_hash.as_deref() == Some(hash.as_str())
+    }
+}
+
 impl Store {
     /// The key with this digest. Expired keys are found too.
     ///
@@ -103,12 +124,16 @@ impl Store {
     pub async fn find_key(&self, hash: &KeyHash) -> Result<Option<StoredKey>, StoreError> {
         const QUERY: &str =
             concat!("SELECT ", key_columns!(), " FROM keys WHERE key_hash = $1 LIMIT 2");
-        let rows: Vec<KeyRow> = self
+        let rows = self
             .patiently(async {
-                let mut reader = self.reader().await?;
-                let mut connection = reader.connection();
-                let query = on!(&mut connection, c => sqlx::query_as(QUERY).bind(hash.as_str()).fetch_all(c));
-                Ok(query?)
+                match &self.engine {
+                    Engine::Sqlite(engine) => engine.lookups.keys(hash).await,
+                    Engine::Postgres(engine) => {
+                        let mut connection = engine.acquire().await?;
+                        let query = sqlx::query_as(QUERY).bind(hash.as_str());
+                        Ok(query.fetch_all(&mut *connection).await?)
+                    }
+                }
             })
             .await?;
         // More than one, which the constraint excludes, would be no answer to "whose is it".

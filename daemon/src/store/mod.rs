@@ -26,6 +26,7 @@ mod value;
 
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -108,9 +109,9 @@ pub enum StoreError {
     /// The engine failed: locked, full, damaged, gone.
     #[error("the database failed: {0}")]
     Database(#[from] sqlx::Error),
-    /// Part of a batch of writes that failed.
+    /// Part of a batch that failed; the log has the reason once.
     #[error("the database failed")]
-    Write,
+    Batch,
     /// More work waits than `queue_limit`.
     #[error("too much work waits for the database")]
     Busy,
@@ -131,7 +132,7 @@ impl StoreError {
     /// The word for it in metrics.
     fn reason(&self) -> &'static str {
         match self {
-            Self::Database(_) | Self::Write => "database",
+            Self::Database(_) | Self::Batch => "database",
             Self::Busy => "busy",
             Self::TimedOut => "timeout",
             Self::Malformed { .. } => "malformed",
@@ -225,7 +226,7 @@ impl Store {
     async fn reader(&self) -> Result<Reader, sqlx::Error> {
         match &self.engine {
             Engine::Sqlite(engine) => engine.readers.lend().await.map(Reader::Sqlite),
-            Engine::Postgres(engine) => engine.pool.acquire().await.map(Reader::Postgres),
+            Engine::Postgres(engine) => engine.acquire().await.map(Reader::Postgres),
         }
     }
 
@@ -255,6 +256,7 @@ impl Store {
         work: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let start = Instant::now();
+        let work = pin!(work);
         let result = match &self.engine {
             Engine::Sqlite(_) => work.await,
             Engine::Postgres(_) => {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use futures_util::future::BoxFuture;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, Postgres as Engine};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, PgPool};
 use tokio::sync::Semaphore;
 
@@ -47,8 +49,21 @@ impl Postgres {
         Ok((Self { pool, queue: Arc::new(Semaphore::new(queue_limit)) }, origin))
     }
 
+    /// A connection of the pool. Boxed, as [`Self::write`] is: sqlx's futures have 15 KiB, which every request to
+    /// SQLite would move around too, several times.
+    pub(super) fn acquire(&self) -> BoxFuture<'_, Result<PoolConnection<Engine>, sqlx::Error>> {
+        Box::pin(self.pool.acquire())
+    }
+
     /// Applies a change in a transaction of its own, and waits until it is durable.
-    pub(super) async fn write<C: Change>(&self, change: C) -> Result<C::Output, StoreError> {
+    pub(super) fn write<C: Change>(
+        &self,
+        change: C,
+    ) -> BoxFuture<'_, Result<C::Output, StoreError>> {
+        Box::pin(self.write_change(change))
+    }
+
+    async fn write_change<C: Change>(&self, change: C) -> Result<C::Output, StoreError> {
         let _place = self.queue.try_acquire().map_err(|_| StoreError::Busy)?;
         // Another node's transaction may have been in the way; twice in a row is something else.
         match self.apply(&change).await {

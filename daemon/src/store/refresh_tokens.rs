@@ -6,14 +6,18 @@ use std::time::SystemTime;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
+use serde::Serialize;
+use sqlx::SqliteConnection;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::change::Change;
 use super::connection::{Connection, on};
 use super::keys::{KeyRow, StoredKey};
-use super::value::Time;
-use super::{Store, StoreError, hex};
+use super::sqlite::Announced;
+use super::value::{Time, json};
+use super::{Engine, Store, StoreError, hex};
+use crate::metrics::Operation;
 
 /// The length of a refresh token, in lower-case hex digits.
 const LENGTH: usize = 128;
@@ -77,6 +81,12 @@ pub struct StoredRefreshToken {
     pub key: StoredKey,
 }
 
+/// A refresh token that is about to be stored, until this is dropped.
+#[derive(Debug)]
+pub struct ComingToken {
+    _announced: Option<Announced>,
+}
+
 #[derive(sqlx::FromRow)]
 struct TokenRow {
     id: i64,
@@ -122,6 +132,16 @@ impl Store {
         Ok(Some(StoredRefreshToken { expires_at, used, revoked, key: row.key.try_into()? }))
     }
 
+    /// Tells that a refresh token will be stored soon: others that come meanwhile wait for it a little, so that one
+    /// commit serves both. What comes of it is dropped right before.
+    pub fn announce_refresh_token(&self) -> ComingToken {
+        match &self.engine {
+            Engine::Sqlite(engine) => ComingToken { _announced: Some(engine.announce()) },
+            // A server gathers by itself what it makes durable (commit_delay).
+            Engine::Postgres(_) => ComingToken { _announced: None },
+        }
+    }
+
     /// Stores a new refresh token of the key `key`, in the form that holds for the database. `access_id` is
     /// the `token_id` of the access token that is issued with it.
     ///
@@ -135,7 +155,7 @@ impl Store {
         now: SystemTime,
         expires_at: SystemTime,
     ) -> Result<(), StoreError> {
-        self.write(Insert {
+        let insert = Insert {
             token: token.clone(),
             key: key.id,
             now: Time(now),
@@ -144,6 +164,12 @@ impl Store {
             parent: None,
             // Needed only where a family can end.
             access_id: key.rotates.then(|| access_id.to_string()),
+        };
+        self.bounded(Operation::Write, async {
+            match &self.engine {
+                Engine::Sqlite(engine) => engine.insert(insert).await,
+                Engine::Postgres(engine) => engine.write(insert).await,
+            }
         })
         .await
     }
@@ -195,17 +221,57 @@ pub(super) struct Insert {
     pub(super) access_id: Option<String>,
 }
 
+// The form is looked up where it is used: hardening, in one transaction with the change of form, then misses no
+// token, whichever daemon issues it.
+macro_rules! insert {
+    ($clear:literal, $digest:literal, $rest:literal) => {
+        concat!(
+            "INSERT INTO refresh_tokens (token, key_id, created, expires_at, family, parent, access_id) \
+             SELECT CASE WHEN EXISTS (SELECT 1 FROM jwtunnel_settings \
+             WHERE name = 'refresh_tokens' AND value = 'clear') THEN ",
+            $clear,
+            " ELSE ",
+            $digest,
+            " END, ",
+            $rest
+        )
+    };
+}
+
+impl Insert {
+    /// Stores several by one statement, on SQLite.
+    pub(super) async fn apply_all(
+        rows: &[&Self],
+        connection: &mut SqliteConnection,
+    ) -> Result<(), sqlx::Error> {
+        const INSERT: &str = insert!(
+            "value ->> 0",
+            "value ->> 1",
+            "value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7 FROM json_each($1)"
+        );
+        let rows: Vec<_> = rows.iter().map(|row| row.columns()).collect();
+        sqlx::query(INSERT).bind(json(&rows)?).execute(connection).await.map(drop)
+    }
+
+    fn columns(&self) -> impl Serialize {
+        (
+            self.token.clear(),
+            &self.token.digest,
+            self.key,
+            self.now.text(),
+            self.expires_at.text(),
+            self.family,
+            self.parent,
+            &self.access_id,
+        )
+    }
+}
+
 impl Change for Insert {
     type Output = ();
 
     async fn apply(&self, connection: &mut Connection<'_>) -> Result<(), sqlx::Error> {
-        // The form is looked up where it is used: hardening, in one transaction with the change of form,
-        // then misses no token, whichever daemon issues it.
-        const INSERT: &str = "INSERT INTO refresh_tokens \
-             (token, key_id, created, expires_at, family, parent, access_id) \
-             SELECT CASE WHEN EXISTS (SELECT 1 FROM jwtunnel_settings \
-             WHERE name = 'refresh_tokens' AND value = 'clear') THEN $1 ELSE $2 END, \
-             $3, $4, $5, $6, $7, $8";
+        const INSERT: &str = insert!("$1", "$2", "$3, $4, $5, $6, $7, $8");
         on!(connection, c => async {
             let query = sqlx::query(INSERT)
                 .bind(self.token.clear())

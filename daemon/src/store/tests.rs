@@ -557,7 +557,7 @@ async fn f11_a_locked_database_fails_after_its_timeout_and_recovers() {
     sqlx::query("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
     let started = Instant::now();
     let result = store.register_key(&hash, Uuid::new_v4(), false, at(1), at(2)).await;
-    assert!(matches!(result, Err(StoreError::Write)));
+    assert!(matches!(result, Err(StoreError::Batch)));
     assert!(started.elapsed() >= Duration::from_secs(4), "it waited for the lock");
     // Reading goes on meanwhile.
     assert!(store.find_key(&hash).await.unwrap().is_none());

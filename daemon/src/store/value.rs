@@ -3,6 +3,7 @@
 
 use std::time::SystemTime;
 
+use serde::Serialize;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo, PgValueRef};
@@ -16,6 +17,11 @@ use uuid::Uuid;
 /// In SQLite always `YYYY-MM-DD HH:MM:SS.ffffff`: the width is fixed, so the text sorts as the time does.
 const FORMAT: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:6]");
+
+/// Several values as one parameter of SQLite's, for `json_each`.
+pub(super) fn json(values: &impl Serialize) -> Result<String, sqlx::Error> {
+    serde_json::to_string(values).map_err(|error| sqlx::Error::Encode(error.into()))
+}
 
 /// A time, stored as naive UTC in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

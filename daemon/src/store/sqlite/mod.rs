@@ -1,5 +1,6 @@
 //! The SQLite engine: some connections that read, and one connection that writes.
 
+mod lookups;
 mod readers;
 mod writer;
 
@@ -14,12 +15,16 @@ use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-use super::change::{Change, Job, Pending};
+use super::change::{Change, Pending};
+use super::refresh_tokens::Insert;
 use super::schema::{self, Origin, Tables};
 use super::{OpenError, StoreError};
 use crate::atomic_file;
+use lookups::Lookups;
 pub(super) use readers::Lent;
 use readers::Readers;
+pub(super) use writer::Announced;
+use writer::{Announcements, Work};
 
 /// How long a statement waits for another process that holds the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,7 +33,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(super) struct Sqlite {
     pub(super) readers: Readers,
-    writes: mpsc::Sender<Box<dyn Job>>,
+    pub(super) lookups: Lookups,
+    writes: mpsc::Sender<Work>,
+    announcements: Announcements,
 }
 
 impl Sqlite {
@@ -39,17 +46,37 @@ impl Sqlite {
             .await
             .map_err(|source| sqlite_error(path, source))?;
         let (writes, queue) = mpsc::channel(queue_limit);
-        tokio::spawn(writer::run(connection, writing(path), queue));
-        Ok((Self { readers, writes }, origin))
+        let announcements = Announcements::default();
+        tokio::spawn(writer::run(connection, writing(path), queue, announcements.clone()));
+        let lookups = Lookups::start(readers.clone(), queue_limit);
+        Ok((Self { readers, lookups, writes, announcements }, origin))
     }
 
     /// Hands a change to the writer and waits until it is durable.
     pub(super) async fn write<C: Change>(&self, change: C) -> Result<C::Output, StoreError> {
+        self.enqueue(change, |pending| Work::Change(Box::new(pending))).await
+    }
+
+    /// The same for a new refresh token.
+    pub(super) async fn insert(&self, insert: Insert) -> Result<(), StoreError> {
+        self.enqueue(insert, Work::Insert).await
+    }
+
+    /// Tells the writer that a refresh token is about to come.
+    pub(super) fn announce(&self) -> Announced {
+        self.announcements.announce()
+    }
+
+    async fn enqueue<C: Change>(
+        &self,
+        change: C,
+        work: impl FnOnce(Pending<C>) -> Work,
+    ) -> Result<C::Output, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Pending::new(change, reply));
-        self.writes.try_send(job).map_err(|_| StoreError::Busy)?;
+        let work = work(Pending::new(change, reply));
+        self.writes.try_send(work).map_err(|_| StoreError::Busy)?;
         // The writer drops a reply when its batch has failed, or with the process.
-        answer.await.unwrap_or(Err(StoreError::Write))
+        answer.await.unwrap_or(Err(StoreError::Batch))
     }
 }
 
@@ -112,6 +139,8 @@ fn writing(path: &Path) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         // A credential that was answered must exist after a power cut.
         .synchronous(SqliteSynchronous::Full)
+        // Where a statement of several rows keeps what it may have to undo.
+        .pragma("temp_store", "MEMORY")
 }
 
 async fn look(connection: &mut SqliteConnection) -> Result<Tables, sqlx::Error> {

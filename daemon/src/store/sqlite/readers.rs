@@ -48,7 +48,8 @@ impl Readers {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => SqliteConnection::connect_with(&self.options).await?,
+            // Boxed because it is rare and large.
+            None => Box::pin(SqliteConnection::connect_with(&self.options)).await?,
         };
         Ok(Lent { connection: Some(connection), idle: self.idle.clone(), _place: place })
     }
