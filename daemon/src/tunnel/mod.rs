@@ -40,6 +40,7 @@ mod routes;
 mod server;
 mod session;
 mod settings;
+mod splice;
 mod state;
 mod stop;
 mod traffic;

@@ -30,6 +30,13 @@ impl Plain {
         }
     }
 
+    pub(super) fn as_tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Ends the connection so that the other end does not take a cut stream for a complete one, as far as that can
     /// be said: a UNIX socket has no reset, but what it has not delivered is lost with it.
     pub(super) fn reset(self) {

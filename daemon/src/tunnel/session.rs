@@ -13,16 +13,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::{Sink, Stream};
+use futures_util::Sink;
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::features::Features;
-use super::frames::DataSocket;
+use super::frames::{DataSocket, Received};
 use super::plain::Plain;
 use super::settings::Timings;
+use super::splice::{LARGE, Pipe};
 use super::stop::{Stop, StopReason};
 use super::traffic::Traffic;
 use super::transport::{CHUNK, close_message, error_code, farewell, poll_read_buf};
@@ -51,6 +52,8 @@ pub(super) struct Options {
     pub(super) side: Side,
     /// Both ends agreed that an empty binary message ends one direction only.
     pub(super) half_close: bool,
+    /// Both ends are ours, so that messages may be larger.
+    pub(super) large_messages: bool,
     /// Both ends agreed that the websocket outlives a connection that has ended in order.
     pub(super) reuse: bool,
     /// Send a ping after so much silence, so that proxies between keep the connection. Only clients do.
@@ -75,6 +78,8 @@ impl Options {
         Self {
             side,
             half_close: features.half_close,
+            // Of the features that only our ends have, the one that concerns payload.
+            large_messages: features.zero_mask,
             reuse: features.reuse,
             ping: ping.then_some(timings.ping),
             idle: (!timings.idle.is_zero()).then_some(timings.idle),
@@ -128,6 +133,9 @@ pub(super) async fn run(
     let _open = traffic.opened();
     let mut session = Session::new(ws, tcp, options);
     session.ws.keep_buffer();
+    if session.options.large_messages {
+        session.ws.enlarge_messages();
+    }
     for message in early {
         session.on_message(message);
     }
@@ -188,6 +196,10 @@ struct Session {
     chunk: BytesMut,
     inbound: VecDeque<Bytes>,
     inbound_bytes: usize,
+    /// Payload on its way to the TCP side, after `inbound`.
+    incoming: Option<Pipe>,
+    /// The TCP side sends so much that it is worth a pipe.
+    splices: bool,
     /// End markers that wait until the websocket takes them.
     outbound: VecDeque<Message>,
     flushing: bool,
@@ -220,6 +232,8 @@ impl Session {
             chunk: BytesMut::new(),
             inbound: VecDeque::new(),
             inbound_bytes: 0,
+            incoming: None,
+            splices: false,
             outbound: VecDeque::new(),
             flushing: false,
             sent: 0,
@@ -278,9 +292,15 @@ impl Session {
         {
             return false;
         }
-        match Pin::new(&mut self.ws).poll_next(cx) {
+        // What is in the pipe comes before what would be read now.
+        if self.spliced() > 0 {
+            return false;
+        }
+        let through = self.receiving == Receiving::Data && self.delivering == Delivering::Data;
+        match self.ws.poll_receive(through.then_some(&mut self.incoming), cx) {
             Poll::Pending => return false,
-            Poll::Ready(Some(Ok(message))) => self.on_message(message),
+            Poll::Ready(Some(Ok(Received::Message(message)))) => self.on_message(message),
+            Poll::Ready(Some(Ok(Received::Spliced))) => self.heard(),
             Poll::Ready(Some(Err(error))) => self.on_error(&error),
             Poll::Ready(None) => self.lose(),
         }
@@ -311,10 +331,11 @@ impl Session {
                 // A peer without half-close sends it before its CLOSE; alone it means nothing.
             }
             Message::Binary(data) => {
-                self.heard = Instant::now();
-                self.moved = self.heard;
-                self.carried = self.heard;
+                self.heard();
                 if self.delivering == Delivering::Data {
+                    if self.tcp.as_tcp().is_some() {
+                        self.ws.splice_large(data.len());
+                    }
                     self.inbound_bytes += data.len();
                     self.inbound.push_back(data);
                 }
@@ -340,6 +361,13 @@ impl Session {
             // TEXT after the start is ignored, as NETunnel does; pings are answered by the library.
             Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
         }
+    }
+
+    /// Payload has come.
+    fn heard(&mut self) {
+        self.heard = Instant::now();
+        self.moved = self.heard;
+        self.carried = self.heard;
     }
 
     fn on_error(&mut self, error: &tungstenite::Error) {
@@ -382,18 +410,31 @@ impl Session {
                     }
                 }
                 Poll::Ready(Err(_)) => {
-                    // The program takes nothing any more. What it sent before is still in the socket and
-                    // goes on to the other side; reading then ends with EOF or with the reset itself.
-                    self.delivering = Delivering::Broken;
-                    self.inbound.clear();
-                    self.inbound_bytes = 0;
+                    self.break_off();
+                    return true;
+                }
+                Poll::Pending => return moved,
+            }
+        }
+        while self.delivering == Delivering::Data
+            && let (Some(pipe), Some(tcp)) = (&mut self.incoming, self.tcp.as_tcp())
+            && pipe.held() > 0
+        {
+            match pipe.poll_drain(tcp, usize::MAX, cx) {
+                Poll::Ready(Ok(written)) => {
+                    moved = true;
+                    self.received += written as u64;
+                    self.options.traffic.received(written);
+                }
+                Poll::Ready(Err(_)) => {
+                    self.break_off();
                     return true;
                 }
                 Poll::Pending => return moved,
             }
         }
         if self.delivering == Delivering::Data
-            && self.inbound.is_empty()
+            && !self.undelivered()
             && self.receiving == Receiving::Ended
             && let Poll::Ready(result) = Pin::new(&mut self.tcp).poll_shutdown(cx)
         {
@@ -401,6 +442,24 @@ impl Session {
             moved = true;
         }
         moved
+    }
+
+    /// The program takes nothing any more. What it sent before is still in the socket and goes on to the other side;
+    /// reading then ends with EOF or with the reset itself.
+    fn break_off(&mut self) {
+        self.delivering = Delivering::Broken;
+        self.inbound.clear();
+        self.inbound_bytes = 0;
+        self.incoming = None;
+    }
+
+    fn spliced(&self) -> usize {
+        self.incoming.as_ref().map_or(0, Pipe::held)
+    }
+
+    /// Whether something waits for the TCP side.
+    fn undelivered(&self) -> bool {
+        !self.inbound.is_empty() || self.spliced() > 0
     }
 
     /// TCP to websocket, and whatever else has to leave through the websocket.
@@ -440,19 +499,32 @@ impl Session {
         if self.reading {
             // First room in the websocket, then a read: nothing is taken that cannot be passed on.
             ready!(Pin::new(&mut self.ws).poll_ready(cx))?;
-            if self.tcp.poll_read_ready(cx).is_ready() {
+            let spliced = match (self.splices, self.tcp.as_tcp()) {
+                (true, Some(tcp)) => self.ws.poll_splice_from(tcp, cx),
+                _ => None,
+            };
+            if let Some(spliced) = spliced {
+                moved |= spliced.is_ready();
+                match spliced {
+                    Poll::Ready(Ok(0)) => self.on_eof(),
+                    Poll::Ready(Ok(length)) => {
+                        self.taken(length);
+                        self.splices = length >= LARGE;
+                    }
+                    Poll::Ready(Err(_)) => self.on_reset(),
+                    Poll::Pending => {}
+                }
+            } else if self.tcp.poll_read_ready(cx).is_ready() {
                 // Allocated only now that something is there: a silent connection holds no buffer. What was sent
                 // before is written and dropped, so this takes its memory.
                 self.chunk.reserve(CHUNK);
                 match poll_read_buf(&mut self.tcp, cx, &mut self.chunk) {
                     Poll::Ready(Ok(0)) => self.on_eof(),
                     Poll::Ready(Ok(length)) => {
-                        self.sent += length as u64;
-                        self.options.traffic.sent(length);
-                        self.carried = Instant::now();
+                        self.taken(length);
+                        self.splices = length >= LARGE && self.ws.can_splice();
                         Pin::new(&mut self.ws)
                             .start_send(Message::Binary(self.chunk.split().freeze()))?;
-                        self.flushing = true;
                     }
                     Poll::Ready(Err(_)) => self.on_reset(),
                     Poll::Pending => {}
@@ -464,6 +536,14 @@ impl Session {
             self.flushing = false;
         }
         Poll::Ready(Ok(moved))
+    }
+
+    /// The program has sent something, which has to leave.
+    fn taken(&mut self, length: usize) {
+        self.sent += length as u64;
+        self.options.traffic.sent(length);
+        self.carried = Instant::now();
+        self.flushing = true;
     }
 
     /// The program has sent everything.
@@ -548,7 +628,7 @@ impl Session {
         match self.receiving {
             Receiving::Gone if !self.closing => Some(End::Lost),
             // Everything that came before the CLOSE is delivered, however long the program takes.
-            Receiving::Gone | Receiving::Closed if self.inbound.is_empty() && said => {
+            Receiving::Gone | Receiving::Closed if !self.undelivered() && said => {
                 Some(self.stopped.map_or(End::Clean, End::Stopped))
             }
             _ => None,
@@ -558,12 +638,12 @@ impl Session {
     /// The other side has said CLOSE and the program has got everything: only the answer is to leave, and whoever says
     /// CLOSE need not read up to it.
     fn only_answers(&self) -> bool {
-        self.receiving == Receiving::Closed && self.inbound.is_empty()
+        self.receiving == Receiving::Closed && !self.undelivered()
     }
 
     /// Whether something is held that a side does not take.
     fn blocked(&self) -> bool {
-        !self.inbound.is_empty() || !self.outbound.is_empty() || self.flushing
+        self.undelivered() || !self.outbound.is_empty() || self.flushing
     }
 
     /// The program has ended and only the rest of the answer is waited for.
@@ -594,9 +674,11 @@ impl Session {
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
         if self.moved.elapsed() >= RELEASE {
             self.chunk = BytesMut::new();
+            self.incoming.take_if(|pipe| pipe.held() == 0);
             self.ws.release_buffer();
         }
-        let holds = self.chunk.capacity() > 0 || self.ws.holds_buffer();
+        let idle_pipe = self.incoming.is_some() && self.spliced() == 0;
+        let holds = self.chunk.capacity() > 0 || idle_pipe || self.ws.holds_buffer();
         let release = holds.then(|| self.moved + RELEASE);
         let ending = self.deadline();
         let Some(deadline) = release.into_iter().chain(ending).min() else { return Poll::Pending };

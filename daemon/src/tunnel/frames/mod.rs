@@ -16,16 +16,22 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::{Sink, Stream};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{SendFlags, send};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use super::splice::{LARGE, MOST, Pipe};
 use super::transport::{CHUNK, Transport, poll_read_buf};
 use parser::{Parser, apply_mask};
 
 /// Room for one read where readiness is not known before: a TLS record.
 const RECORD: usize = 16 * 1024;
+
+/// The most payload of one message of ours to ends that are not.
+const MESSAGE: usize = 256 * 1024;
 
 /// The longest frame header: two bytes, a length of eight, a mask of four.
 const HEADER: usize = 14;
@@ -40,12 +46,31 @@ pub(super) struct DataSocket {
     keeps_buffer: bool,
     /// Whole frames that are being written, the first perhaps in part.
     output: VecDeque<Bytes>,
+    /// Payload that follows `output`, after a header of its own there.
+    outgoing: Option<Pipe>,
+    /// How much of `outgoing` belongs to the message whose header was queued.
+    announced: usize,
+    /// Payload comes in large pieces that need no unmasking, and whoever reads takes it through a pipe: so headers are
+    /// read alone, and what follows them stays in the socket.
+    splices: bool,
+    /// Pipes have failed here.
+    without_pipes: bool,
     /// The answer to the latest ping, which waits until the frame before it is written.
     pong: Option<Bytes>,
     masking: Masking,
+    /// The most payload of one message of ours.
+    largest: usize,
     close_sent: bool,
     /// Nothing is read any more: CLOSE has come, or an error or the end.
     ended: bool,
+}
+
+/// What came.
+#[derive(Debug)]
+pub(super) enum Received {
+    Message(Message),
+    /// Payload, into the pipe.
+    Spliced,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +97,13 @@ impl DataSocket {
             input: early.into(),
             keeps_buffer: false,
             output: VecDeque::new(),
+            outgoing: None,
+            announced: 0,
+            splices: false,
+            without_pipes: false,
             pong: None,
             masking,
+            largest: MESSAGE,
             close_sent: false,
             ended: false,
         }
@@ -93,17 +123,84 @@ impl DataSocket {
     /// Waits for its next connection, without a buffer.
     pub(super) fn rest(&mut self) {
         self.keeps_buffer = false;
+        self.splices = false;
         self.release_buffer();
     }
 
     pub(super) fn holds_buffer(&self) -> bool {
-        self.input.is_empty() && self.input.capacity() > 0
+        self.input.is_empty() && self.input.capacity() > 0 || self.outgoing.is_some()
     }
 
     pub(super) fn release_buffer(&mut self) {
+        self.outgoing.take_if(|pipe| pipe.held() == 0);
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }
+    }
+
+    /// The other end is ours too, and takes larger messages.
+    pub(super) fn enlarge_messages(&mut self) {
+        self.largest = MOST;
+    }
+
+    /// Whether payload can be sent without passing through this process.
+    pub(super) fn can_splice(&self) -> bool {
+        self.masking != Masking::Random && self.takes_pipes()
+    }
+
+    fn takes_pipes(&self) -> bool {
+        !self.without_pipes && matches!(self.transport, Transport::Tcp(_))
+    }
+
+    /// Takes from `plain` what is to be sent as one message, zero at its end; only when [`Sink::poll_ready`] is.
+    /// None: it has to be read.
+    pub(super) fn poll_splice_from(
+        &mut self,
+        plain: &TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let taken = fill(&mut self.outgoing, plain, MOST, cx);
+        match taken {
+            Some(_) => {}
+            None => self.give_up_pipes(),
+        }
+        taken
+    }
+
+    /// A piece of this size has come. If it is large, the next ones may go through a pipe.
+    pub(super) fn splice_large(&mut self, piece: usize) {
+        self.splices = piece >= LARGE && self.parser.was_unmasked() && self.takes_pipes();
+    }
+
+    /// Takes payload that has come into `pipe`, which is empty. None: what is next has to be read.
+    fn poll_splice_to(
+        &mut self,
+        pipe: &mut Option<Pipe>,
+        cx: &mut Context<'_>,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let left = self.parser.unmasked_left();
+        if !self.splices || left < LARGE || !self.input.is_empty() {
+            return None;
+        }
+        let Transport::Tcp(stream) = &self.transport else { return None };
+        let taken = fill(pipe, stream, left.min(MOST), cx);
+        match taken {
+            // The end within a frame is found by reading, as ever.
+            Some(Poll::Ready(Ok(0))) => {
+                self.splices = false;
+                return None;
+            }
+            Some(Poll::Ready(Ok(length))) => self.parser.passed(length),
+            Some(_) => {}
+            None => self.give_up_pipes(),
+        }
+        taken
+    }
+
+    /// Without them everything goes on, by reading and writing.
+    fn give_up_pipes(&mut self) {
+        self.without_pipes = true;
+        self.splices = false;
     }
 
     fn queue(&mut self, message: Message) {
@@ -124,12 +221,29 @@ impl DataSocket {
             // Not made here.
             Message::Frame(_) => return,
         };
+        let key = self.queue_header(opcode, payload.len());
+        let payload = match key {
+            None | Some([0, 0, 0, 0]) => payload,
+            Some(key) => {
+                // In place where nobody else has it, which is the rule.
+                let mut payload = payload.try_into_mut().unwrap_or_else(|shared| shared[..].into());
+                apply_mask(&mut payload, key, 0);
+                payload.freeze()
+            }
+        };
+        if !payload.is_empty() {
+            self.output.push_back(payload);
+        }
+    }
+
+    /// Queues the header of a whole message; the key with which its payload has to be masked.
+    fn queue_header(&mut self, opcode: u8, length: usize) -> Option<[u8; 4]> {
         let mut header = BytesMut::with_capacity(HEADER);
         header.put_u8(0x80 | opcode);
         let flag = if self.masking == Masking::None { 0 } else { 0x80 };
-        match payload.len() {
-            length @ 0..=125 => header.put_u8(flag | length as u8),
-            length @ 126..=0xffff => {
+        match length {
+            0..=125 => header.put_u8(flag | length as u8),
+            126..=0xffff => {
                 header.put_u8(flag | 126);
                 header.put_u16(length as u16);
             }
@@ -138,31 +252,45 @@ impl DataSocket {
                 header.put_u64(length as u64);
             }
         }
-        let payload = match self.masking {
-            Masking::None => payload,
-            Masking::Zero => {
-                header.put_slice(&[0; 4]);
-                payload
-            }
+        let key = match self.masking {
+            Masking::None => None,
+            Masking::Zero => Some([0; 4]),
             Masking::Random => {
                 let mut key = [0; 4];
                 aws_lc_rs::rand::fill(&mut key).expect("the system's random generator works");
-                header.put_slice(&key);
-                // In place where nobody else has it, which is the rule.
-                let mut payload = payload.try_into_mut().unwrap_or_else(|shared| shared[..].into());
-                apply_mask(&mut payload, key, 0);
-                payload.freeze()
+                Some(key)
             }
         };
-        self.output.push_back(header.freeze());
-        if !payload.is_empty() {
-            self.output.push_back(payload);
+        if let Some(key) = key {
+            header.put_slice(&key);
         }
+        self.output.push_back(header.freeze());
+        key
     }
 
     /// Writes what is queued.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
+            if let (Some(pipe), Transport::Tcp(stream)) = (&mut self.outgoing, &self.transport)
+                && pipe.held() > 0
+            {
+                match self.output.front_mut() {
+                    Some(header) => {
+                        let sent = ready!(poll_send_more(stream, header, cx))?;
+                        header.advance(sent);
+                        if header.is_empty() {
+                            self.output.pop_front();
+                        }
+                    }
+                    None if self.announced == 0 => {
+                        self.announced = pipe.held().min(self.largest);
+                        let length = self.announced;
+                        self.queue_header(2, length);
+                    }
+                    None => self.announced -= ready!(pipe.poll_drain(stream, self.announced, cx))?,
+                }
+                continue;
+            }
             if self.output.is_empty() {
                 match self.pong.take() {
                     Some(data) if !self.close_sent => self.queue(Message::Pong(data)),
@@ -199,7 +327,12 @@ impl DataSocket {
             if stream.poll_read_ready(cx)?.is_ready() {
                 // To the end of the frame and over the next header: so one read of a long transfer brings one
                 // frame, which leaves in one write.
-                let most = self.parser.left().unwrap_or(CHUNK).min(CHUNK) + HEADER;
+                let left = self.parser.left().unwrap_or(CHUNK).min(CHUNK);
+                let most = match self.parser.header_left(&self.input) {
+                    0 => left + HEADER,
+                    header if self.splices => header,
+                    _ => left + HEADER,
+                };
                 self.input.reserve(most);
                 read = poll_read_buf(stream, cx, &mut (&mut self.input).limit(most));
             }
@@ -213,6 +346,54 @@ impl DataSocket {
         ready!(Pin::new(&mut self.transport).poll_read(cx, &mut buffer))?;
         self.input.extend_from_slice(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    /// What comes next. Payload in large pieces that has a pipe, which is empty, goes there.
+    pub(super) fn poll_receive(
+        &mut self,
+        mut pipe: Option<&mut Option<Pipe>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Received, Error>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        // An answer to a ping leaves even if its receiver never writes. A failure is found by reading, too.
+        if self.pong.is_some() {
+            let _ = self.poll_drain(cx);
+        }
+        loop {
+            match self.parser.next(&mut self.input) {
+                Ok(None) => {}
+                Ok(Some(message)) => {
+                    self.on_message(&message);
+                    if self.pong.is_some() {
+                        let _ = self.poll_drain(cx);
+                    }
+                    return Poll::Ready(Some(Ok(Received::Message(message))));
+                }
+                Err(error) => {
+                    self.ended = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+            let spliced = match &mut pipe {
+                Some(pipe) => self.poll_splice_to(pipe, cx),
+                None => None,
+            };
+            let error = match spliced {
+                Some(spliced) => match ready!(spliced) {
+                    Ok(_) => return Poll::Ready(Some(Ok(Received::Spliced))),
+                    Err(error) => error.into(),
+                },
+                None => match ready!(self.poll_fill(cx)) {
+                    Ok(0) => ProtocolError::ResetWithoutClosingHandshake.into(),
+                    Ok(_) => continue,
+                    Err(error) => error.into(),
+                },
+            };
+            self.ended = true;
+            return Poll::Ready(Some(Err(error)));
+        }
     }
 
     fn on_message(&mut self, message: &Message) {
@@ -231,46 +412,49 @@ impl DataSocket {
     }
 }
 
+/// Fills `pipe`, which is made if need be. None where that cannot be: no descriptors are left, or these sockets do not
+/// do it.
+fn fill(
+    pipe: &mut Option<Pipe>,
+    socket: &TcpStream,
+    most: usize,
+    cx: &mut Context<'_>,
+) -> Option<Poll<io::Result<usize>>> {
+    let pipe = match pipe {
+        Some(pipe) => pipe,
+        None => pipe.insert(Pipe::new()?),
+    };
+    match pipe.poll_fill(socket, most, cx) {
+        Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => None,
+        taken => Some(taken),
+    }
+}
+
+/// Sends the start of a message. The kernel keeps it until the rest is there, so that both leave in one packet.
+fn poll_send_more(
+    stream: &TcpStream,
+    bytes: &[u8],
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_write_ready(cx))?;
+        let send = || Ok(send(stream, bytes, SendFlags::MORE | SendFlags::NOSIGNAL)?);
+        match stream.try_io(Interest::WRITABLE, send) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            sent => return Poll::Ready(sent),
+        }
+    }
+}
+
 impl Stream for DataSocket {
     type Item = Result<Message, Error>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        if this.ended {
-            return Poll::Ready(None);
-        }
-        // An answer to a ping leaves even if its receiver never writes. A failure is found by reading, too.
-        if this.pong.is_some() {
-            let _ = this.poll_drain(cx);
-        }
-        loop {
-            match this.parser.next(&mut this.input) {
-                Ok(None) => {}
-                Ok(Some(message)) => {
-                    this.on_message(&message);
-                    if this.pong.is_some() {
-                        let _ = this.poll_drain(cx);
-                    }
-                    return Poll::Ready(Some(Ok(message)));
-                }
-                Err(error) => {
-                    this.ended = true;
-                    return Poll::Ready(Some(Err(error)));
-                }
-            }
-            match ready!(this.poll_fill(cx)) {
-                Ok(0) => {
-                    this.ended = true;
-                    let error = ProtocolError::ResetWithoutClosingHandshake;
-                    return Poll::Ready(Some(Err(error.into())));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    this.ended = true;
-                    return Poll::Ready(Some(Err(error.into())));
-                }
-            }
-        }
+        Poll::Ready(match ready!(self.get_mut().poll_receive(None, cx)) {
+            Some(Ok(Received::Message(message))) => Some(Ok(message)),
+            Some(Err(error)) => Some(Err(error)),
+            Some(Ok(Received::Spliced)) | None => None,
+        })
     }
 }
 

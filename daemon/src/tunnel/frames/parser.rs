@@ -18,6 +18,8 @@ pub(super) struct Parser {
     /// Frames have to be masked: they come from a client.
     masked: bool,
     frame: Option<Frame>,
+    /// The latest data frame had a mask that changes it.
+    unmasks: bool,
     /// The message whose frames are being read, if its last one has not begun.
     message: Option<Kind>,
     /// Payload of the message so far announced.
@@ -60,12 +62,58 @@ struct Text {
 
 impl Parser {
     pub(super) fn new(masked: bool) -> Self {
-        Self { masked, frame: None, message: None, announced: 0, text: Text::default() }
+        Self {
+            masked,
+            frame: None,
+            unmasks: false,
+            message: None,
+            announced: 0,
+            text: Text::default(),
+        }
     }
 
     /// How much of the payload of the frame that is being read is still to come.
     pub(super) fn left(&self) -> Option<usize> {
         self.frame.as_ref().map(|frame| usize::try_from(frame.left).unwrap_or(usize::MAX))
+    }
+
+    /// How much of a frame's header is still to come, as far as `input` tells; zero within a frame.
+    pub(super) fn header_left(&self, input: &[u8]) -> usize {
+        if self.frame.is_some() {
+            return 0;
+        }
+        let Some(second) = input.get(1) else { return 2 - input.len() };
+        let mask = if second & 0x80 == 0 { 0 } else { 4 };
+        (2 + extended(second & 0x7f) + mask).saturating_sub(input.len())
+    }
+
+    /// How much payload of a binary frame is still to come, if it comes as it is: not masked, or with a key of zeros.
+    pub(super) fn unmasked_left(&self) -> usize {
+        match &self.frame {
+            Some(Frame {
+                what: What::Data(Kind::Binary),
+                left,
+                mask: None | Some([0, 0, 0, 0]),
+                ..
+            }) => usize::try_from(*left).unwrap_or(usize::MAX),
+            _ => 0,
+        }
+    }
+
+    /// Whether the latest frame with payload came as it is.
+    pub(super) fn was_unmasked(&self) -> bool {
+        !self.unmasks
+    }
+
+    /// So much of [`Self::unmasked_left`] went another way.
+    pub(super) fn passed(&mut self, length: usize) {
+        if let Some(frame) = &mut self.frame {
+            frame.at += length;
+            frame.left -= length as u64;
+            if frame.left == 0 {
+                self.end_frame();
+            }
+        }
     }
 
     /// The next message or piece of one in `input`, which is taken out of it. None: more input is needed.
@@ -164,11 +212,7 @@ impl Parser {
                 return Err(ProtocolError::ControlFrameTooBig.into());
             }
         }
-        let extended = match short {
-            126 => 2,
-            127 => 8,
-            _ => 0,
-        };
+        let extended = extended(second & 0x7f);
         let Some(bytes) = input.get(2..2 + extended) else { return Ok(None) };
         let length = match extended {
             0 => short as u64,
@@ -195,6 +239,7 @@ impl Parser {
         };
         if matches!(what, What::Data(_)) {
             self.announced += length;
+            self.unmasks = mask.is_some_and(|mask| mask != [0; 4]);
         }
         input.advance(2 + extended + if masked { 4 } else { 0 });
         Ok(Some(Frame { what, last, left: length, mask, at: 0 }))
@@ -212,6 +257,15 @@ impl Frame {
         self.at += length;
         self.left -= length as u64;
         piece.freeze()
+    }
+}
+
+/// The bytes of a length that does not fit the second byte of a header.
+fn extended(length: u8) -> usize {
+    match length {
+        126 => 2,
+        127 => 8,
+        _ => 0,
     }
 }
 
