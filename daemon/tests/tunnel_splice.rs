@@ -50,6 +50,13 @@ fn pipes() -> usize {
     links.filter(|link| link.to_string_lossy().starts_with("pipe:")).count() / 2
 }
 
+/// Of this process, in clock ticks: hundredths of a second.
+fn processor_time() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+    fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
 struct Pair {
     bench: Bench,
     client: Client,
@@ -169,8 +176,51 @@ async fn a_receiver_that_stops_holds_its_sender_and_loses_nothing() {
         })
         .await;
         assert!(carried() < before + total, "all of it is held somewhere");
+        // Longer than idle buffers are kept.
+        sleep(Duration::from_millis(1_500)).await;
+        let used = processor_time();
+        sleep(Duration::from_secs(1)).await;
+        let used = processor_time() - used;
+        assert!(used < 30, "waiting takes {used} hundredths of a second of each second");
         assert_eq!(receive(&mut stream).await, total);
     }
+}
+
+/// A CLOSE that comes while a message is on its way is answered behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_close_in_the_middle_cuts_no_message() {
+    let bench = Bench::open(Settings { timings: quick(), ..Settings::default() }).await;
+    let endless = service(move |mut stream: TcpStream| async move {
+        for at in (0..).step_by(MIB) {
+            if stream.write_all(&bytes(at, MIB)).await.is_err() {
+                break;
+            }
+        }
+    })
+    .await;
+    let (id, _control) = bench.forward(endless).await;
+    let mut ws = bench.data(id).await;
+    text(&mut ws, "pasten").await;
+    // Nothing is read until both sockets and the pipe are full.
+    eventually("the service is held", || {
+        let now = bench.server.counts().sent;
+        std::thread::sleep(Duration::from_millis(300));
+        now > 0 && now == bench.server.counts().sent
+    })
+    .await;
+    ws.send(Message::Close(None)).await.unwrap();
+    let (mut at, mut closed) = (0, false);
+    while let Some(message) = timeout(LIMIT, ws.next()).await.unwrap() {
+        match message.expect("frames that can be read") {
+            Message::Binary(data) => {
+                assert!(data == bytes(at, data.len()), "changed at {at}");
+                at += data.len();
+            }
+            Message::Close(_) => closed = true,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(closed && at > MIB, "{at} bytes");
 }
 
 /// A cut stream is not taken for a complete one.

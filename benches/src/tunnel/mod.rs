@@ -312,7 +312,7 @@ fn cpu(which: Which) -> Option<Row> {
         legs: legs.to_vec(),
         value: Box::new(move |round| (round.cpu(legs[0]) + round.cpu(legs[1])) / 2.0 * MIB_PER_GIB),
         unit: Unit::Seconds,
-        budget: (which == Which::Ours).then_some(Budget::AtMost(0.80)),
+        budget: (which == Which::Ours).then_some(Budget::AtMost(0.55)),
     })
 }
 

@@ -43,7 +43,8 @@ impl Place {
         let took = OPEN.try_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
             (open < PIPES).then_some(open + 1)
         });
-        took.is_ok().then_some(Self)
+        // Not `then_some`: a place that is made and dropped gives back one that was never taken.
+        took.ok().map(|_| Self)
     }
 }
 

@@ -46,10 +46,11 @@ pub(super) struct DataSocket {
     keeps_buffer: bool,
     /// Whole frames that are being written, the first perhaps in part.
     output: VecDeque<Bytes>,
-    /// Payload that follows `output`, after a header of its own there.
+    /// Payload that comes before `output`.
     outgoing: Option<Pipe>,
-    /// How much of `outgoing` belongs to the message whose header was queued.
+    /// How much of `outgoing` belongs to the message that is being sent, and what is left of its header.
     announced: usize,
+    announcement: Bytes,
     /// Payload comes in large pieces that need no unmasking, and whoever reads takes it through a pipe: so headers are
     /// read alone, and what follows them stays in the socket.
     splices: bool,
@@ -99,6 +100,7 @@ impl DataSocket {
             output: VecDeque::new(),
             outgoing: None,
             announced: 0,
+            announcement: Bytes::new(),
             splices: false,
             without_pipes: false,
             pong: None,
@@ -128,7 +130,8 @@ impl DataSocket {
     }
 
     pub(super) fn holds_buffer(&self) -> bool {
-        self.input.is_empty() && self.input.capacity() > 0 || self.outgoing.is_some()
+        let idle_pipe = self.outgoing.as_ref().is_some_and(|pipe| pipe.held() == 0);
+        self.input.is_empty() && self.input.capacity() > 0 || idle_pipe
     }
 
     pub(super) fn release_buffer(&mut self) {
@@ -221,7 +224,8 @@ impl DataSocket {
             // Not made here.
             Message::Frame(_) => return,
         };
-        let key = self.queue_header(opcode, payload.len());
+        let (header, key) = header(self.masking, opcode, payload.len());
+        self.output.push_back(header);
         let payload = match key {
             None | Some([0, 0, 0, 0]) => payload,
             Some(key) => {
@@ -236,61 +240,31 @@ impl DataSocket {
         }
     }
 
-    /// Queues the header of a whole message; the key with which its payload has to be masked.
-    fn queue_header(&mut self, opcode: u8, length: usize) -> Option<[u8; 4]> {
-        let mut header = BytesMut::with_capacity(HEADER);
-        header.put_u8(0x80 | opcode);
-        let flag = if self.masking == Masking::None { 0 } else { 0x80 };
-        match length {
-            0..=125 => header.put_u8(flag | length as u8),
-            126..=0xffff => {
-                header.put_u8(flag | 126);
-                header.put_u16(length as u16);
+    /// Sends what `outgoing` holds, as messages.
+    fn poll_drain_pipe(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(pipe) = &mut self.outgoing
+            && let Transport::Tcp(stream) = &self.transport
+            && pipe.held() > 0
+        {
+            if self.announced == 0 {
+                self.announced = pipe.held().min(self.largest);
+                self.announcement = header(self.masking, 2, self.announced).0;
             }
-            length => {
-                header.put_u8(flag | 127);
-                header.put_u64(length as u64);
+            if self.announcement.is_empty() {
+                self.announced -= ready!(pipe.poll_drain(stream, self.announced, cx))?;
+            } else {
+                let sent = ready!(poll_send_more(stream, &self.announcement, cx))?;
+                self.announcement.advance(sent);
             }
         }
-        let key = match self.masking {
-            Masking::None => None,
-            Masking::Zero => Some([0; 4]),
-            Masking::Random => {
-                let mut key = [0; 4];
-                aws_lc_rs::rand::fill(&mut key).expect("the system's random generator works");
-                Some(key)
-            }
-        };
-        if let Some(key) = key {
-            header.put_slice(&key);
-        }
-        self.output.push_back(header.freeze());
-        key
+        Poll::Ready(Ok(()))
     }
 
     /// Writes what is queued.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if let (Some(pipe), Transport::Tcp(stream)) = (&mut self.outgoing, &self.transport)
-                && pipe.held() > 0
-            {
-                match self.output.front_mut() {
-                    Some(header) => {
-                        let sent = ready!(poll_send_more(stream, header, cx))?;
-                        header.advance(sent);
-                        if header.is_empty() {
-                            self.output.pop_front();
-                        }
-                    }
-                    None if self.announced == 0 => {
-                        self.announced = pipe.held().min(self.largest);
-                        let length = self.announced;
-                        self.queue_header(2, length);
-                    }
-                    None => self.announced -= ready!(pipe.poll_drain(stream, self.announced, cx))?,
-                }
-                continue;
-            }
+            // Was there before all that is queued.
+            ready!(self.poll_drain_pipe(cx))?;
             if self.output.is_empty() {
                 match self.pong.take() {
                     Some(data) if !self.close_sent => self.queue(Message::Pong(data)),
@@ -410,6 +384,37 @@ impl DataSocket {
             _ => {}
         }
     }
+}
+
+/// The header of a whole message, and the key with which its payload has to be masked.
+fn header(masking: Masking, opcode: u8, length: usize) -> (Bytes, Option<[u8; 4]>) {
+    let mut header = BytesMut::with_capacity(HEADER);
+    header.put_u8(0x80 | opcode);
+    let flag = if masking == Masking::None { 0 } else { 0x80 };
+    match length {
+        0..=125 => header.put_u8(flag | length as u8),
+        126..=0xffff => {
+            header.put_u8(flag | 126);
+            header.put_u16(length as u16);
+        }
+        length => {
+            header.put_u8(flag | 127);
+            header.put_u64(length as u64);
+        }
+    }
+    let key = match masking {
+        Masking::None => None,
+        Masking::Zero => Some([0; 4]),
+        Masking::Random => {
+            let mut key = [0; 4];
+            aws_lc_rs::rand::fill(&mut key).expect("the system's random generator works");
+            Some(key)
+        }
+    };
+    if let Some(key) = key {
+        header.put_slice(&key);
+    }
+    (header.freeze(), key)
 }
 
 /// Fills `pipe`, which is made if need be. None where that cannot be: no descriptors are left, or these sockets do not
