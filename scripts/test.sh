@@ -48,8 +48,16 @@ tests=(cargo test --locked --profile quick --no-fail-fast)
 # Those that need nginx alone, for both versions of it.
 nginx_only=(--test access --test variables --test directives --test jwks_refresh --test reload --test rules --test sources --test outcomes --test dialect --test peer_defects --test redirects --test issuers --test revocation --test upgrade --test lookups --test claim_headers --test corners --test algorithms --test phases --test requirements --test state --test key_sources --test key_requests --test key_waits --test docs)
 
-run "unit tests, and the daemon by itself" \
-    "${tests[@]}" -p jwt-core -p jwtunnel -- "${ignored[@]}" "$@"
+own=(-p jwt-core -p jwtunnel)
+if cargo nextest --version >/dev/null 2>&1; then
+    # Tests of one program after the other would leave a core idle for minutes.
+    run "unit tests, and the daemon by itself" \
+        cargo nextest run --locked --cargo-profile quick --no-fail-fast --no-tests pass "${own[@]}" \
+        ${ignored:+--run-ignored all} -- "$@"
+    run "examples of the documentation" "${tests[@]}" --doc "${own[@]}" -- "$@"
+else
+    run "unit tests, and the daemon by itself" "${tests[@]}" "${own[@]}" -- "${ignored[@]}" "$@"
+fi
 run "nginx $(if [ "${NGINX:-docker}" = host ]; then echo 'of this machine'; else echo 'in Docker'; fi), the daemon, the original programs" \
     "${tests[@]}" -p system-tests -- "${ignored[@]}" --test-threads 4 "$@"
 nginx_128=$(scripts/nginx-source.sh vendored | sed -n 's/^NGINX_BUILD_DIR=//p')/nginx
@@ -59,7 +67,7 @@ run "the same module in nginx 1.28" \
 
 # A word that is in no test's name would make every run a green one.
 for word in "$@"; do
-    if [[ $word != -* ]] && ! grep -q "^test .*$word.* \.\.\. " "$log"; then
+    if [[ $word != -* ]] && ! grep -q -E "^test .*$word.* \.\.\. |^ +[A-Z]+ \[.*$word" "$log"; then
         printf 'test: no test has "%s" in its name\n' "$word" >&2
         status=1
     fi

@@ -98,6 +98,7 @@ macro_rules! on_both_engines {
 }
 
 mod key_batch;
+mod together;
 
 on_both_engines! {
     t6_registering_again_extends_and_keeps_the_first_identifier,

@@ -47,22 +47,36 @@ async fn run(readers: Readers, mut queue: mpsc::Receiver<Question>) {
             continue;
         }
         match look_up(&readers, &batch).await {
-            Ok(rows) => {
+            Ok(rows) => batch.drain(..).for_each(|question| question.answer(&rows)),
+            // A row that can't be read is no fault of those who ask for others.
+            Err(sqlx::Error::ColumnDecode { .. }) if batch.len() > 1 => {
                 for question in batch.drain(..) {
-                    let found =
-                        rows.iter().filter(|row| row.has(&question.hash)).cloned().collect();
-                    let _ = question.reply.send(Ok(found));
+                    match look_up(&readers, std::slice::from_ref(&question)).await {
+                        Ok(rows) => question.answer(&rows),
+                        Err(error) => question.refuse(error.into()),
+                    }
                 }
             }
-            // Whose question it was tells of the fault; the others that they shared it.
+            // The first one's answer tells of the fault; the others' that they shared it.
             Err(error) => {
                 let mut error = Some(error);
                 for question in batch.drain(..) {
-                    let error = error.take().map_or(StoreError::Batch, StoreError::Database);
-                    let _ = question.reply.send(Err(error));
+                    question.refuse(error.take().map_or(StoreError::Batch, StoreError::Database));
                 }
             }
         }
+    }
+}
+
+impl Question {
+    /// Takes its row out of those that were found. Nobody listens any more if the client has gone.
+    fn answer(self, rows: &[KeyRow]) {
+        let found = rows.iter().filter(|row| row.has(&self.hash)).cloned().collect();
+        let _ = self.reply.send(Ok(found));
+    }
+
+    fn refuse(self, error: StoreError) {
+        let _ = self.reply.send(Err(error));
     }
 }
 
