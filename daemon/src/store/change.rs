@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use super::StoreError;
 use super::connection::Connection;
+use super::sqlite::Work;
 
 /// A change. Its effect is durable before [`super::Store::write`] returns.
 pub(super) trait Change: Send + Sync + 'static {
@@ -17,6 +18,14 @@ pub(super) trait Change: Send + Sync + 'static {
         &self,
         connection: &mut Connection<'_>,
     ) -> impl Future<Output = Result<Self::Output, sqlx::Error>> + Send;
+
+    /// How it waits for the writer of SQLite.
+    fn queued(pending: Pending<Self>) -> Work
+    where
+        Self: Sized,
+    {
+        Work::Change(Box::new(pending))
+    }
 }
 
 /// A change that waits for the writer of SQLite, whatever it tells.

@@ -11,13 +11,12 @@ use sqlx::SqliteConnection;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::change::Change;
+use super::change::{Change, Pending};
 use super::connection::{Connection, on};
 use super::keys::{KeyRow, StoredKey};
-use super::sqlite::Announced;
+use super::sqlite::{Announced, Work};
 use super::value::{Time, json};
 use super::{Engine, Store, StoreError, hex};
-use crate::metrics::Operation;
 
 /// The length of a refresh token, in lower-case hex digits.
 const LENGTH: usize = 128;
@@ -155,7 +154,7 @@ impl Store {
         now: SystemTime,
         expires_at: SystemTime,
     ) -> Result<(), StoreError> {
-        let insert = Insert {
+        self.write(Insert {
             token: token.clone(),
             key: key.id,
             now: Time(now),
@@ -164,12 +163,6 @@ impl Store {
             parent: None,
             // Needed only where a family can end.
             access_id: key.rotates.then(|| access_id.to_string()),
-        };
-        self.bounded(Operation::Write, async {
-            match &self.engine {
-                Engine::Sqlite(engine) => engine.insert(insert).await,
-                Engine::Postgres(engine) => engine.write(insert).await,
-            }
         })
         .await
     }
@@ -269,6 +262,10 @@ impl Insert {
 
 impl Change for Insert {
     type Output = ();
+
+    fn queued(pending: Pending<Self>) -> Work {
+        Work::Insert(pending)
+    }
 
     async fn apply(&self, connection: &mut Connection<'_>) -> Result<(), sqlx::Error> {
         const INSERT: &str = insert!("$1", "$2", "$3, $4, $5, $6, $7, $8");

@@ -16,15 +16,14 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::change::{Change, Pending};
-use super::refresh_tokens::Insert;
 use super::schema::{self, Origin, Tables};
 use super::{OpenError, StoreError};
 use crate::atomic_file;
 use lookups::Lookups;
 pub(super) use readers::Lent;
 use readers::Readers;
-pub(super) use writer::Announced;
-use writer::{Announcements, Work};
+use writer::Announcements;
+pub(super) use writer::{Announced, Work};
 
 /// How long a statement waits for another process that holds the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,29 +53,16 @@ impl Sqlite {
 
     /// Hands a change to the writer and waits until it is durable.
     pub(super) async fn write<C: Change>(&self, change: C) -> Result<C::Output, StoreError> {
-        self.enqueue(change, |pending| Work::Change(Box::new(pending))).await
-    }
-
-    /// The same for a new refresh token.
-    pub(super) async fn insert(&self, insert: Insert) -> Result<(), StoreError> {
-        self.enqueue(insert, Work::Insert).await
+        let (reply, answer) = oneshot::channel();
+        let work = C::queued(Pending::new(change, reply));
+        self.writes.try_send(work).map_err(|_| StoreError::Busy)?;
+        // The writer drops a reply when its batch has failed, or with the process.
+        answer.await.unwrap_or(Err(StoreError::Batch))
     }
 
     /// Tells the writer that a refresh token is about to come.
     pub(super) fn announce(&self) -> Announced {
         self.announcements.announce()
-    }
-
-    async fn enqueue<C: Change>(
-        &self,
-        change: C,
-        work: impl FnOnce(Pending<C>) -> Work,
-    ) -> Result<C::Output, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let work = work(Pending::new(change, reply));
-        self.writes.try_send(work).map_err(|_| StoreError::Busy)?;
-        // The writer drops a reply when its batch has failed, or with the process.
-        answer.await.unwrap_or(Err(StoreError::Batch))
     }
 }
 
