@@ -1,9 +1,9 @@
 //! The copy loop: one TCP connection and one websocket, until both directions have ended.
 //!
 //! Entrance and exit, server and client use this one. It holds at most one queue of received data and one
-//! message being sent: when a side does not take more, the other side is not read, so a slow reader slows
-//! its sender down instead of filling memory. Setting up either end is the work of
-//! [`super::entrance`] and [`super::exit`].
+//! message being sent, and of a long transfer a pipe for each direction: when a side does not take more, the
+//! other side is not read, so a slow reader slows its sender down instead of filling memory. Setting up either
+//! end is the work of [`super::entrance`] and [`super::exit`].
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -296,7 +296,9 @@ impl Session {
         if self.spliced() > 0 {
             return false;
         }
-        let through = self.receiving == Receiving::Data && self.delivering == Delivering::Data;
+        let through = self.receiving == Receiving::Data
+            && self.delivering == Delivering::Data
+            && self.tcp.as_tcp().is_some();
         match self.ws.poll_receive(through.then_some(&mut self.incoming), cx) {
             Poll::Pending => return false,
             Poll::Ready(Some(Ok(Received::Message(message)))) => self.on_message(message),
@@ -333,9 +335,6 @@ impl Session {
             Message::Binary(data) => {
                 self.heard();
                 if self.delivering == Delivering::Data {
-                    if self.tcp.as_tcp().is_some() {
-                        self.ws.splice_large(data.len());
-                    }
                     self.inbound_bytes += data.len();
                     self.inbound.push_back(data);
                 }

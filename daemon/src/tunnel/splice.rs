@@ -77,18 +77,9 @@ impl Pipe {
     ) -> Poll<io::Result<usize>> {
         debug_assert_eq!(self.held, 0, "a pipe is filled when it is empty");
         let entrance = self.entrance.as_fd();
-        loop {
-            ready!(socket.poll_read_ready(cx))?;
-            let taken = socket.try_io(Interest::READABLE, || pass(socket, entrance, most));
-            match taken {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-                Ok(taken) => {
-                    self.held = taken;
-                    return Poll::Ready(Ok(taken));
-                }
-            }
-        }
+        let taken = poll_io(socket, Interest::READABLE, cx, || pass(socket, entrance, most));
+        self.held = ready!(taken)?;
+        Poll::Ready(Ok(self.held))
     }
 
     /// Gives what is held, up to `most`, to `socket`, as much as it takes now; how much that was.
@@ -98,24 +89,36 @@ impl Pipe {
         most: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let exit = self.exit.as_fd();
-        loop {
-            ready!(socket.poll_write_ready(cx))?;
-            let given =
-                socket.try_io(Interest::WRITABLE, || pass(exit, socket, self.held.min(most)));
-            match given {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(given) => {
-                    self.held -= given;
-                    return Poll::Ready(Ok(given));
-                }
-            }
+        let (exit, most) = (self.exit.as_fd(), self.held.min(most));
+        let given = poll_io(socket, Interest::WRITABLE, cx, || pass(exit, socket, most));
+        let given = ready!(given)?;
+        if given == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
+        self.held -= given;
+        Poll::Ready(Ok(given))
     }
 }
 
 fn pass(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
     Ok(splice(from, None, to, None, most, SpliceFlags::NONBLOCK)?)
+}
+
+/// Does what tokio's sockets have no method for, when `socket` is ready for it.
+pub(super) fn poll_io<T>(
+    socket: &TcpStream,
+    interest: Interest,
+    cx: &mut Context<'_>,
+    mut work: impl FnMut() -> io::Result<T>,
+) -> Poll<io::Result<T>> {
+    loop {
+        ready!(match interest.is_readable() {
+            true => socket.poll_read_ready(cx),
+            false => socket.poll_write_ready(cx),
+        })?;
+        match socket.try_io(interest, &mut work) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return Poll::Ready(done),
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! A general library copies each payload into its own buffer, masks it there and waits for whole messages. Here
 //! payload goes from one socket to the other in the buffer into which it was read, next to its header in one vectored
-//! write; pieces of a message are handed on as they come. The interface is the library's, so that entrance, exit and
+//! write; pieces of a message are handed on as they come, and large ones do not even come here (`splice`). The interface is the library's, so that entrance, exit and
 //! session read as if it were used; control websockets do use it.
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::splice::{LARGE, MOST, Pipe};
+use super::splice::{LARGE, MOST, Pipe, poll_io};
 use super::transport::{CHUNK, Transport, poll_read_buf};
 use parser::{Parser, apply_mask};
 
@@ -163,16 +163,10 @@ impl DataSocket {
         cx: &mut Context<'_>,
     ) -> Option<Poll<io::Result<usize>>> {
         let taken = fill(&mut self.outgoing, plain, MOST, cx);
-        match taken {
-            Some(_) => {}
-            None => self.give_up_pipes(),
+        if taken.is_none() {
+            self.give_up_pipes();
         }
         taken
-    }
-
-    /// A piece of this size has come. If it is large, the next ones may go through a pipe.
-    pub(super) fn splice_large(&mut self, piece: usize) {
-        self.splices = piece >= LARGE && self.parser.was_unmasked() && self.takes_pipes();
     }
 
     /// Takes payload that has come into `pipe`, which is empty. None: what is next has to be read.
@@ -253,8 +247,12 @@ impl DataSocket {
             if self.announcement.is_empty() {
                 self.announced -= ready!(pipe.poll_drain(stream, self.announced, cx))?;
             } else {
-                let sent = ready!(poll_send_more(stream, &self.announcement, cx))?;
-                self.announcement.advance(sent);
+                // The kernel keeps it until the rest is there, so that both leave in one packet.
+                let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+                let sent = poll_io(stream, Interest::WRITABLE, cx, || {
+                    Ok(send(stream, &self.announcement, flags)?)
+                });
+                self.announcement.advance(ready!(sent)?);
             }
         }
         Poll::Ready(Ok(()))
@@ -339,6 +337,13 @@ impl DataSocket {
             match self.parser.next(&mut self.input) {
                 Ok(None) => {}
                 Ok(Some(message)) => {
+                    if let Message::Binary(piece) = &message {
+                        // After a large one the next ones may go through a pipe.
+                        self.splices = pipe.is_some()
+                            && piece.len() >= LARGE
+                            && self.parser.was_unmasked()
+                            && self.takes_pipes();
+                    }
                     self.on_message(&message);
                     if self.pong.is_some() {
                         let _ = self.poll_drain(cx);
@@ -432,22 +437,6 @@ fn fill(
     match pipe.poll_fill(socket, most, cx) {
         Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => None,
         taken => Some(taken),
-    }
-}
-
-/// Sends the start of a message. The kernel keeps it until the rest is there, so that both leave in one packet.
-fn poll_send_more(
-    stream: &TcpStream,
-    bytes: &[u8],
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(stream.poll_write_ready(cx))?;
-        let send = || Ok(send(stream, bytes, SendFlags::MORE | SendFlags::NOSIGNAL)?);
-        match stream.try_io(Interest::WRITABLE, send) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            sent => return Poll::Ready(sent),
-        }
     }
 }
 
