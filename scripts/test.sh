@@ -12,9 +12,9 @@ cd "$root"
 say() { printf '==> %s (%s s)\n' "$*" "$SECONDS"; }
 
 export JWTUNNEL_BUILD_DIR=${JWTUNNEL_BUILD_DIR:-$root/build}
-ignored=()
+ignored=() run_ignored=()
 if [ -n "${JWTUNNEL_VECTORS:-}" ]; then
-    ignored=(--include-ignored)
+    ignored=(--include-ignored) run_ignored=(--run-ignored all)
 elif [ -n "${CI:-}" ]; then
     printf 'test: CI must set JWTUNNEL_VECTORS\n' >&2
     exit 2
@@ -44,26 +44,41 @@ run() {
     shift
     "$@" 2>&1 | tee -a "$log" || status=1
 }
-tests=(cargo test --locked --profile quick --no-fail-fast)
+# tests WHAT THREADS [NAME=VALUE...] [OPTION...] -- FILTER...: the tests of some programs, side by side where
+# cargo-nextest is installed; those of one program after the other would leave a core idle for minutes.
+tests() {
+    local what=$1 threads=$2 environment=()
+    shift 2
+    while [[ $1 == *=* ]]; do
+        environment+=("$1")
+        shift
+    done
+    local options=()
+    while [ "$1" != -- ]; do
+        options+=("$1")
+        shift
+    done
+    shift
+    if cargo nextest --version >/dev/null 2>&1; then
+        run "$what" env "${environment[@]}" cargo nextest run --locked --cargo-profile quick --no-fail-fast \
+            --no-tests pass --test-threads "$threads" "${run_ignored[@]}" "${options[@]}" -- "$@"
+    else
+        run "$what" env "${environment[@]}" cargo test --locked --profile quick --no-fail-fast \
+            "${options[@]}" -- "${ignored[@]}" --test-threads "$threads" "$@"
+    fi
+}
 # Those that need nginx alone, for both versions of it.
 nginx_only=(--test access --test variables --test directives --test jwks_refresh --test reload --test rules --test sources --test outcomes --test dialect --test peer_defects --test redirects --test issuers --test revocation --test upgrade --test lookups --test claim_headers --test corners --test algorithms --test phases --test requirements --test state --test key_sources --test key_requests --test key_waits --test docs)
 
 own=(-p jwt-core -p jwtunnel)
-if cargo nextest --version >/dev/null 2>&1; then
-    # Tests of one program after the other would leave a core idle for minutes.
-    run "unit tests, and the daemon by itself" \
-        cargo nextest run --locked --cargo-profile quick --no-fail-fast --no-tests pass "${own[@]}" \
-        ${ignored:+--run-ignored all} -- "$@"
-    run "examples of the documentation" "${tests[@]}" --doc "${own[@]}" -- "$@"
-else
-    run "unit tests, and the daemon by itself" "${tests[@]}" "${own[@]}" -- "${ignored[@]}" "$@"
-fi
-run "nginx $(if [ "${NGINX:-docker}" = host ]; then echo 'of this machine'; else echo 'in Docker'; fi), the daemon, the original programs" \
-    "${tests[@]}" -p system-tests -- "${ignored[@]}" --test-threads 4 "$@"
+tests "unit tests, and the daemon by itself" 3 "${own[@]}" -- "$@"
+run "examples of the documentation" cargo test --locked --profile quick --no-fail-fast --doc "${own[@]}" -- "$@"
+where=$(if [ "${NGINX:-docker}" = host ]; then echo 'of this machine'; else echo 'in Docker'; fi)
+tests "nginx $where, the daemon, the original programs" 6 -p system-tests -- "$@"
 nginx_128=$(scripts/nginx-source.sh vendored | sed -n 's/^NGINX_BUILD_DIR=//p')/nginx
-run "the same module in nginx 1.28" \
-    env NGINX=host NGINX_BINARY="$nginx_128" JWTUNNEL_BUILD_DIR="$root/build/nginx-1.28" \
-    "${tests[@]}" -p system-tests "${nginx_only[@]}" -- --test-threads 4 "$@"
+tests "the same module in nginx 1.28" 6 \
+    NGINX=host NGINX_BINARY="$nginx_128" JWTUNNEL_BUILD_DIR="$root/build/nginx-1.28" \
+    -p system-tests "${nginx_only[@]}" -- "$@"
 
 # A word that is in no test's name would make every run a green one.
 for word in "$@"; do

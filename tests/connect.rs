@@ -207,7 +207,8 @@ fn peers_are_reached_through_the_proxy() {
     let ours = Daemon::start("");
     let service = Service::echo();
     assert_eq!(register_peer(&ours.internal(""), &gateway.netunnel(""), Some(&client)).status, 200);
-    let port = static_tunnel(&ours.internal(""), service.port());
+    let entrance = static_tunnel(&ours.internal(""), service.port());
+    let port = entrance.number();
     echo_over(dial(port));
     assert_eq!(proxy.connects(), 0);
     let set = |password: &str, check: bool| {
@@ -345,7 +346,7 @@ fn the_status_tells_what_is_carried() {
     let mut peer = Daemon::start("auth = \"none\"");
     let ours_open = Daemon::start("peer_auth = \"none\"");
     assert_eq!(register_peer(&ours_open.internal(""), &peer.netunnel(""), None).status, 200);
-    let _ = static_tunnel(&ours_open.internal(""), service.port());
+    let _entrance = static_tunnel(&ours_open.internal(""), service.port());
     let output = run(&ours_open, &["--json"]);
     assert_eq!(output.status.code(), Some(0));
     let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");

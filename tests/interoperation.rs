@@ -77,10 +77,10 @@ fn our_client_tunnels_through_a_python_server_behind_nginx() {
 /// What both servers say for each other's operator.
 fn carries(operator: &str) {
     let (echo, bulks) = (Service::echo(), Service::bulk());
-    let mut stream = dial(static_tunnel(operator, echo.port()));
+    let mut stream = dial(static_tunnel(operator, echo.port()).number());
     stream.write_all(b"hello").expect("sent");
     stream.read_exact(&mut [0; 5]).expect("answered");
-    bulk(dial(static_tunnel(operator, bulks.port())));
+    bulk(dial(static_tunnel(operator, bulks.port()).number()));
 }
 
 #[test]

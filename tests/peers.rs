@@ -127,9 +127,10 @@ fn a_python_server_is_a_peer_of_ours() {
     assert_eq!(answer.status, 200, "{answer:?}");
     keeps_no_key(&stored_auth(&ours), &client);
     let (echoes, bulks) = (Service::echo(), Service::bulk());
-    let port = static_tunnel(&operator(&ours), echoes.port());
+    let entrance = static_tunnel(&operator(&ours), echoes.port());
+    let port = entrance.number();
     echo(port);
-    bulk(connect(static_tunnel(&operator(&ours), bulks.port())));
+    bulk(connect(static_tunnel(&operator(&ours), bulks.port()).number()));
     gateway.server.restart();
     comes_back(port);
     assert!(gateway.server.process().is_running());
@@ -149,10 +150,11 @@ fn ours_is_a_peer_of_a_python_server() {
     assert_eq!(answer.status, 200, "{answer:?}");
     keeps_no_key(&server.state()["peers"][0]["auth_data"], &client);
     let (echoes, bulks) = (Service::echo(), Service::bulk());
-    let port = static_tunnel(&server.url(), echoes.port());
+    let entrance = static_tunnel(&server.url(), echoes.port());
+    let port = entrance.number();
     echo(port);
     echo(port);
-    bulk(connect(static_tunnel(&server.url(), bulks.port())));
+    bulk(connect(static_tunnel(&server.url(), bulks.port()).number()));
     assert!(server.process().is_running());
 }
 
@@ -165,9 +167,10 @@ fn ours_is_a_peer_of_ours_a51() {
     let answer = register_peer(&operator(&ours), &gateway.netunnel(""), Some(&client));
     assert_eq!(answer.status, 200, "{answer:?}");
     let (echoes, bulks) = (Service::echo(), Service::bulk());
-    let port = static_tunnel(&operator(&ours), echoes.port());
+    let entrance = static_tunnel(&operator(&ours), echoes.port());
+    let port = entrance.number();
     echo(port);
-    bulk(connect(static_tunnel(&operator(&ours), bulks.port())));
+    bulk(connect(static_tunnel(&operator(&ours), bulks.port()).number()));
     gateway.daemon.restart();
     comes_back(port);
     ours.restart();
@@ -191,7 +194,8 @@ fn a_peers_token_is_renewed_silently_a61() {
     assert_eq!(answer.status, 200, "{answer:?}");
     keeps_no_key(&stored_auth(&ours), &client);
     let echoes = Service::echo();
-    let port = static_tunnel(&operator(&ours), echoes.port());
+    let entrance = static_tunnel(&operator(&ours), echoes.port());
+    let port = entrance.number();
     for _ in 0..2 {
         thread::sleep(Duration::from_secs(6));
         // More than were waiting.
@@ -256,7 +260,8 @@ fn tls_towards_a_peer_is_its_own_setting_a5() {
     }
     assert!(ours.log().contains("peer_unverified"));
     let service = Service::echo();
-    let port = static_tunnel(&ours.internal(""), service.port());
+    let entrance = static_tunnel(&ours.internal(""), service.port());
+    let port = entrance.number();
     echo(port);
     // A name that stands for other settings is tried before it is taken.
     let rename = |id: usize, name: &str| {
@@ -291,7 +296,8 @@ fn a_refresh_token_that_changes_is_kept_d19() {
     let answer = register_peer(&operator(&ours), &peer.netunnel(""), Some(&client));
     assert_eq!(answer.status, 200, "{answer:?}");
     let echoes = Service::echo();
-    let port = static_tunnel(&operator(&ours), echoes.port());
+    let entrance = static_tunnel(&operator(&ours), echoes.port());
+    let port = entrance.number();
     let mut tokens = vec![stored_auth(&ours)["refresh_token"].clone()];
     // From here on it has the refresh token alone.
     for _ in 0..2 {

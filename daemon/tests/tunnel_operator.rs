@@ -3,6 +3,7 @@
 
 mod tunnel_harness;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,15 +64,25 @@ impl Site {
 
     /// A static tunnel of the first peer to a port of 127.0.0.1; gives its own port.
     async fn tunnel(&self, port: u16) -> u16 {
-        let answer =
-            self.bench.post("/peers/1/static_tunnels", &json!({"tunnel_remote_port": port})).await;
+        self.tunnel_at("127.0.0.1", port).await.port()
+    }
+
+    /// The same with an entrance at this address.
+    async fn tunnel_at(&self, address: &str, port: u16) -> SocketAddr {
+        let body = json!({"tunnel_remote_port": port, "tunnel_local_address": address});
+        let answer = self.bench.post("/peers/1/static_tunnels", &body).await;
         assert_eq!(answer.status, 200, "{answer:?}");
-        u16::try_from(answer.json()["tunnel_local_port"].as_u64().unwrap()).unwrap()
+        let port = u16::try_from(answer.json()["tunnel_local_port"].as_u64().unwrap()).unwrap();
+        SocketAddr::new(address.parse().unwrap(), port)
     }
 }
 
 async fn carries(port: u16) {
-    let stream = dial(([127, 0, 0, 1], port).into()).await;
+    carries_at(([127, 0, 0, 1], port).into()).await;
+}
+
+async fn carries_at(entrance: SocketAddr) {
+    let stream = dial(entrance).await;
     assert_eq!(exchange(stream, b"through the static tunnel").await, b"through the static tunnel");
 }
 
@@ -201,18 +212,19 @@ async fn static_tunnels_survive_restarts_of_either_side() {
     let site = Site::start().await;
     let other = Site::start().await;
     assert_eq!(site.register(&other.bench.url()).await.status, 200);
-    let port = site.tunnel(echo().await).await;
-    carries(port).await;
+    // An address that no other test uses: one that runs beside this one could take the port between the two starts.
+    let entrance = site.tunnel_at("127.0.0.77", echo().await).await;
+    carries_at(entrance).await;
     // The peer loses everything, as at its restart; the port stays bound, and who connects meanwhile waits.
     let reset =
         other.bench.post("/config/factory-reset", &json!({"disconnect_clients": true})).await;
     assert_eq!((reset.status, reset.text.as_str()), (200, ""));
-    carries(port).await;
+    carries_at(entrance).await;
     // This side starts anew from its file.
     let Site { bench, operator, folder } = site;
     operator.stop().await;
     drop((bench, operator));
-    TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    TcpListener::bind(entrance).await.unwrap();
     // The old router still has the operator and with it the file: another folder, as a moved daemon has.
     let moved = tempfile::tempdir().unwrap();
     let (from, to) = (folder.path().join("netunnel.json"), moved.path().join("netunnel.json"));
@@ -220,10 +232,10 @@ async fn static_tunnels_survive_restarts_of_either_side() {
     let again = Site::in_folder(moved, "auth = \"none\"").await;
     eventually("the tunnel is online", || json!(again.operator.status())[0]["state"] == "online")
         .await;
-    carries(port).await;
+    carries_at(entrance).await;
     assert_eq!(
         again.bench.get("/peers/1").await.json()["static_tunnels"][0]["tunnel_local_port"],
-        port
+        entrance.port()
     );
 }
 

@@ -121,15 +121,18 @@ pub fn register_peer(operator: &str, target: &str, client: Option<&Client>) -> A
     ask("POST", &format!("{operator}/peers"), &[], Some(&body.to_string()))
 }
 
-/// Makes a static tunnel of the first peer to a port of 127.0.0.1, and gives its local port.
+/// Makes a static tunnel of the first peer to a port of 127.0.0.1, and gives its local port, which it keeps from other
+/// tests: a port of the program's own choice could be taken by another test's program while this one restarts.
 ///
 /// # Panics
 /// If it is not made.
 #[must_use]
-pub fn static_tunnel(operator: &str, port: u16) -> u16 {
-    let body = json!({"tunnel_remote_port": port}).to_string();
+pub fn static_tunnel(operator: &str, port: u16) -> Port {
+    let local = Port::take();
+    let body = json!({"tunnel_remote_port": port, "tunnel_local_port": local.number()}).to_string();
     let answer = ask("POST", &format!("{operator}/peers/1/static_tunnels"), &[], Some(&body));
     assert_eq!(answer.status, 200, "{answer:?}");
     let answer: Value = serde_json::from_str(&answer.body).expect("JSON");
-    answer["tunnel_local_port"].as_u64().and_then(|port| port.try_into().ok()).expect("a port")
+    assert_eq!(answer["tunnel_local_port"], local.number());
+    local
 }
