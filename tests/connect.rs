@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use system_tests::{
-    Client, Daemon, Gateway, NginxBuilder, Port, Process, Scratch, Service, Tunnel, ask, built,
-    eventually, register_peer, static_tunnel, within,
+    Client, Daemon, Gateway, NginxBuilder, Port, Process, PythonServer, Scratch, Service, Tunnel,
+    ask, built, eventually, register_peer, static_tunnel, within,
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -34,7 +34,11 @@ fn echo_over(mut stream: impl Read + Write) {
 }
 
 fn dial(port: u16) -> TcpStream {
-    let stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    dial_at(([127, 0, 0, 1], port).into())
+}
+
+fn dial_at(entrance: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(entrance).expect("a connection");
     stream.set_read_timeout(Some(LIMIT)).expect("a limit");
     stream
 }
@@ -137,6 +141,64 @@ fn the_client_comes_back_with_its_server() {
     assert!(log.contains("lost the channel to") && log.contains("are open again"), "{log}");
 }
 
+/// nt:E11: datagrams through nginx both ways, and on after the daemon has been away; not with NETunnel's server.
+#[test]
+fn datagrams_go_through_nginx_and_come_back_with_the_server() {
+    let mut gateway = Gateway::start();
+    let client = gateway.daemon.register();
+    let service = UdpSocket::bind("127.0.0.1:0").expect("a service");
+    let exit = service.local_addr().expect("its address").port();
+    thread::spawn(move || {
+        let mut data = [0; 2_000];
+        while let Ok((length, from)) = service.recv_from(&mut data) {
+            let _ = service.send_to(&data[..length], from);
+        }
+    });
+    let (local, remote) = (Port::take(), Port::take());
+    let mut command = connect(&gateway.netunnel(""), &gateway.daemon, &client);
+    command.args(["-L", &format!("{}:127.0.0.1:{exit}/udp", local.number())]);
+    command.args(["-R", &format!("{}:127.0.0.1:{exit}/udp", remote.number())]);
+    let scratch = Scratch::new();
+    let process = Process::start("jwtunnel", &mut command, &scratch.join("client.log"));
+    eventually("both are open", || {
+        (process.log().matches("Tunnel exit socket: ").count() == 2).then_some(())
+    });
+    let log = process.log();
+    for port in [&local, &remote] {
+        assert!(log.contains(&format!("entrance socket: {}/udp\n", port.address())), "{log}");
+    }
+    assert!(log.contains(&format!("exit socket: 127.0.0.1:{exit}/udp\n")), "{log}");
+    let program = UdpSocket::bind("127.0.0.1:0").expect("a program");
+    program.set_read_timeout(Some(Duration::from_millis(500))).expect("a limit");
+    // Sends until it is answered, as programs do that use UDP; several answers may come.
+    let ask = |port: &Port, question: &[u8]| {
+        within(LIMIT, "an answer", || {
+            program.send_to(question, port.address()).ok()?;
+            let mut answer = [0; 2_000];
+            let (length, from) = program.recv_from(&mut answer).ok()?;
+            (from == port.address() && answer[..length] == *question).then_some(())
+        });
+    };
+    for port in [&local, &remote] {
+        ask(port, b"one");
+        ask(port, &[7; 1_400]);
+    }
+    gateway.daemon.restart();
+    for port in [&local, &remote] {
+        ask(port, b"again");
+    }
+    let log = process.log();
+    assert!(log.contains("are open again"), "{log}");
+
+    let original = PythonServer::open();
+    let mut command = Command::new(built("jwtunnel"));
+    command.args(["connect", "-s", &original.url(), "-L", &format!("0:127.0.0.1:{exit}/udp")]);
+    let output = command.output().expect("jwtunnel");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("has no tunnels for UDP. Is it NETunnel's original"), "{said}");
+}
+
 /// Debian's tinyproxy, which asks for a password.
 struct TinyProxy {
     _process: Process,
@@ -207,9 +269,9 @@ fn peers_are_reached_through_the_proxy() {
     let ours = Daemon::start("");
     let service = Service::echo();
     assert_eq!(register_peer(&ours.internal(""), &gateway.netunnel(""), Some(&client)).status, 200);
-    let entrance = static_tunnel(&ours.internal(""), service.port());
-    let port = entrance.number();
-    echo_over(dial(port));
+    let tunnel = static_tunnel(&ours.internal(""), service.port());
+    let entrance = tunnel.entrance();
+    echo_over(dial_at(entrance));
     assert_eq!(proxy.connects(), 0);
     let set = |password: &str, check: bool| {
         let body = json!({"proxy_url": proxy.url(), "username": "user", "password": password,
@@ -222,7 +284,7 @@ fn peers_are_reached_through_the_proxy() {
     let right = set("hunter2", true);
     assert_eq!(right.status, 200, "{right:?}");
     assert!(!right.body.contains("hunter2") && right.body.contains("******"), "{right:?}");
-    echo_over(dial(port));
+    echo_over(dial_at(entrance));
     assert!(proxy.connects() >= 2, "control and data");
     // The credentials survive a restart, and masked ones that come back.
     let shown = ask("GET", &ours.internal("/config/http-proxy"), &[], None);
@@ -231,7 +293,7 @@ fn peers_are_reached_through_the_proxy() {
     let back = ask("POST", &ours.internal("/config/http-proxy"), &[], Some(&shown.to_string()));
     assert_eq!(back.status, 200, "{back:?}");
     let before = proxy.connects();
-    echo_over(dial(port));
+    echo_over(dial_at(entrance));
     eventually("the proxy is used again", || (proxy.connects() > before).then_some(()));
     assert!(!ours.log().contains("hunter2"), "the password is in the log");
 }
@@ -346,7 +408,7 @@ fn the_status_tells_what_is_carried() {
     let mut peer = Daemon::start("auth = \"none\"");
     let ours_open = Daemon::start("peer_auth = \"none\"");
     assert_eq!(register_peer(&ours_open.internal(""), &peer.netunnel(""), None).status, 200);
-    let _entrance = static_tunnel(&ours_open.internal(""), service.port());
+    let _tunnel = static_tunnel(&ours_open.internal(""), service.port());
     let output = run(&ours_open, &["--json"]);
     assert_eq!(output.status.code(), Some(0));
     let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");

@@ -3,7 +3,7 @@
 //! `docs/interoperation.md` lists all of them.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -19,8 +19,8 @@ use system_tests::{
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn dial(port: u16) -> TcpStream {
-    let stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection to the entrance");
+fn dial(entrance: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(entrance).expect("a connection to the entrance");
     stream.set_read_timeout(Some(LIMIT)).expect("a limit");
     stream
 }
@@ -77,10 +77,10 @@ fn our_client_tunnels_through_a_python_server_behind_nginx() {
 /// What both servers say for each other's operator.
 fn carries(operator: &str) {
     let (echo, bulks) = (Service::echo(), Service::bulk());
-    let mut stream = dial(static_tunnel(operator, echo.port()).number());
+    let mut stream = dial(static_tunnel(operator, echo.port()).entrance());
     stream.write_all(b"hello").expect("sent");
     stream.read_exact(&mut [0; 5]).expect("answered");
-    bulk(dial(static_tunnel(operator, bulks.port()).number()));
+    bulk(dial(static_tunnel(operator, bulks.port()).entrance()));
 }
 
 #[test]

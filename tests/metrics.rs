@@ -369,7 +369,7 @@ fn described(page: &str) -> Described {
 
 #[test]
 fn every_metric_is_documented_as_it_is_and_none_is_made_up() {
-    let daemon = Daemon::start("");
+    let daemon = Daemon::start("[[jwks.remote]]\nname = \"corp\"\nurl = \"http://127.0.0.1:1/\"\n");
     let text = text(&daemon);
     let mut served = Described::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {

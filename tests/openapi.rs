@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use system_tests::{Client, Daemon, ask, get, repository, schemathesis};
+use system_tests::{Client, Daemon, Network, ask, get, repository, schemathesis};
 
 /// A daemon with every route, which no number of failures makes refuse further ones, and quick to make keys.
 fn daemon() -> Daemon {
@@ -61,12 +61,25 @@ fn give_examples(document: &mut Value, examples: &[(&str, Value)]) {
     }
 }
 
-/// Routes that make requests to addresses in their bodies, and so are left out: a test asks nobody outside.
-const OUTSIDE: &str = "^/(peers|config)";
+/// Routes that make requests to addresses in their bodies. They are tried in a network that has no way out.
+const OPERATORS: &str = "^/(peers|config)";
 
-/// Runs schemathesis on the operations of one listener. The words in braces in its settings are replaced.
+/// Runs schemathesis on the operations of one listener but [`OPERATORS`]. The words in braces in its settings are
+/// replaced.
 #[track_caller]
 fn check(daemon: &Daemon, document: &Value, tag: &str, url: &str, settings: &[(&str, &str)]) {
+    run(daemon, document, (tag, false), url, settings);
+}
+
+/// The same with the operations that are for `operators`, or with all others.
+#[track_caller]
+fn run(
+    daemon: &Daemon,
+    document: &Value,
+    (tag, operators): (&str, bool),
+    url: &str,
+    settings: &[(&str, &str)],
+) {
     let file = repository().join("tests/python/schemathesis.toml");
     let mut text = fs::read_to_string(file).expect("the settings");
     for (word, value) in settings {
@@ -79,7 +92,7 @@ fn check(daemon: &Daemon, document: &Value, tag: &str, url: &str, settings: &[(&
     let output = Command::new(schemathesis())
         .args(["--config-file", "schemathesis.toml", "run", "openapi.json"])
         .args(["--url", url, "--include-tag", tag, "--no-color"])
-        .args(["--exclude-path-regex", OUTSIDE])
+        .args([if operators { "--include-path-regex" } else { "--exclude-path-regex" }, OPERATORS])
         .current_dir(folder)
         .output()
         .expect("schemathesis");
@@ -87,9 +100,9 @@ fn check(daemon: &Daemon, document: &Value, tag: &str, url: &str, settings: &[(&
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     // The run that tried nothing would succeed too.
     let paths = document["paths"].as_object().expect("paths").iter();
-    let inside =
-        paths.filter(|(path, _)| !path.starts_with("/peers") && !path.starts_with("/config"));
-    let operations = inside.flat_map(|(_, item)| item.as_object().expect("operations").values());
+    let is_operators = |path: &str| path.starts_with("/peers") || path.starts_with("/config");
+    let tried = paths.filter(|(path, _)| is_operators(path) == operators);
+    let operations = tried.flat_map(|(_, item)| item.as_object().expect("operations").values());
     let tagged = operations.filter(|operation| {
         operation["tags"].as_array().is_some_and(|tags| tags.iter().any(|found| found == tag))
     });
@@ -170,6 +183,33 @@ fn answers_to_clients_of_tunnels_are_those_of_the_document() {
     check(&daemon, &document, "netunnel", &daemon.netunnel(""), &[("{jwt}", &jwt)]);
     // Whose token is not good.
     check(&daemon, &document, "netunnel", &daemon.netunnel(""), &[("{jwt}", "x")]);
+}
+
+#[test]
+fn answers_to_operators_are_those_of_the_document() {
+    Network::within(|_| {
+        let other = Daemon::start("auth = \"none\"");
+        let daemon = Daemon::start("peer_auth = \"none\"");
+        let mut document = document(&daemon);
+        let peer = |name: &str| json!({"name": name, "target_netunnel_url": other.netunnel(""), "auth_data": {}});
+        let answer = ask("POST", &daemon.internal("/peers"), &[], Some(&peer("known").to_string()));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        give_examples(
+            &mut document,
+            &[
+                ("/peers", peer("known")),
+                ("/peers", peer("new")),
+                ("/peers/{peer}", json!({"name": "other"})),
+                ("/peers/{peer}/static_tunnels", json!({"tunnel_remote_port": 9})),
+                ("/config/http-proxy", json!({"proxy_url": null})),
+                (
+                    "/config/http-proxy",
+                    json!({"proxy_url": "http://127.0.0.1:1", "check_proxy": false}),
+                ),
+            ],
+        );
+        run(&daemon, &document, ("internal", true), &daemon.internal(""), &[]);
+    });
 }
 
 /// The classes of status that a route of the public listener has answered.

@@ -2,7 +2,7 @@
 //! operator's routes. Everything that has tokens goes through nginx.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use system_tests::{
     within,
 };
 
-fn connect(port: u16) -> TcpStream {
-    let stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection to the entrance");
+fn connect(entrance: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(entrance).expect("a connection to the entrance");
     stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
     stream
 }
 
-fn echo(port: u16) {
-    let mut stream = connect(port);
+fn echo(entrance: SocketAddr) {
+    let mut stream = connect(entrance);
     stream.write_all(b"hello").expect("sent");
     let mut answer = [0; 5];
     stream.read_exact(&mut answer).expect("answered");
@@ -29,10 +29,10 @@ fn echo(port: u16) {
 }
 
 /// A tunnel that comes back within its time, by a connection that may be lost while it is away.
-fn comes_back(port: u16) {
+fn comes_back(entrance: SocketAddr) {
     // A pause of at most 10 s, and the time for one try.
     within(Duration::from_secs(25), "the static tunnel works again", || {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        let mut stream = TcpStream::connect(entrance).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(25))).ok()?;
         stream.write_all(b"again").ok()?;
         let mut answer = [0; 5];
@@ -127,12 +127,12 @@ fn a_python_server_is_a_peer_of_ours() {
     assert_eq!(answer.status, 200, "{answer:?}");
     keeps_no_key(&stored_auth(&ours), &client);
     let (echoes, bulks) = (Service::echo(), Service::bulk());
-    let entrance = static_tunnel(&operator(&ours), echoes.port());
-    let port = entrance.number();
-    echo(port);
-    bulk(connect(static_tunnel(&operator(&ours), bulks.port()).number()));
+    let tunnel = static_tunnel(&operator(&ours), echoes.port());
+    let entrance = tunnel.entrance();
+    echo(entrance);
+    bulk(connect(static_tunnel(&operator(&ours), bulks.port()).entrance()));
     gateway.server.restart();
-    comes_back(port);
+    comes_back(entrance);
     assert!(gateway.server.process().is_running());
     for log in [ours.log(), gateway.daemon.log()] {
         assert!(!log.contains(&client.key), "the key is in a log");
@@ -150,11 +150,11 @@ fn ours_is_a_peer_of_a_python_server() {
     assert_eq!(answer.status, 200, "{answer:?}");
     keeps_no_key(&server.state()["peers"][0]["auth_data"], &client);
     let (echoes, bulks) = (Service::echo(), Service::bulk());
-    let entrance = static_tunnel(&server.url(), echoes.port());
-    let port = entrance.number();
-    echo(port);
-    echo(port);
-    bulk(connect(static_tunnel(&server.url(), bulks.port()).number()));
+    let tunnel = static_tunnel(&server.url(), echoes.port());
+    let entrance = tunnel.entrance();
+    echo(entrance);
+    echo(entrance);
+    bulk(connect(static_tunnel(&server.url(), bulks.port()).entrance()));
     assert!(server.process().is_running());
 }
 
@@ -167,14 +167,14 @@ fn ours_is_a_peer_of_ours_a51() {
     let answer = register_peer(&operator(&ours), &gateway.netunnel(""), Some(&client));
     assert_eq!(answer.status, 200, "{answer:?}");
     let (echoes, bulks) = (Service::echo(), Service::bulk());
-    let entrance = static_tunnel(&operator(&ours), echoes.port());
-    let port = entrance.number();
-    echo(port);
-    bulk(connect(static_tunnel(&operator(&ours), bulks.port()).number()));
+    let tunnel = static_tunnel(&operator(&ours), echoes.port());
+    let entrance = tunnel.entrance();
+    echo(entrance);
+    bulk(connect(static_tunnel(&operator(&ours), bulks.port()).entrance()));
     gateway.daemon.restart();
-    comes_back(port);
+    comes_back(entrance);
     ours.restart();
-    comes_back(port);
+    comes_back(entrance);
     keeps_no_key(&stored_auth(&ours), &client);
 }
 
@@ -194,13 +194,13 @@ fn a_peers_token_is_renewed_silently_a61() {
     assert_eq!(answer.status, 200, "{answer:?}");
     keeps_no_key(&stored_auth(&ours), &client);
     let echoes = Service::echo();
-    let entrance = static_tunnel(&operator(&ours), echoes.port());
-    let port = entrance.number();
+    let tunnel = static_tunnel(&operator(&ours), echoes.port());
+    let entrance = tunnel.entrance();
     for _ in 0..2 {
         thread::sleep(Duration::from_secs(6));
         // More than were waiting.
         for _ in 0..6 {
-            echo(port);
+            echo(entrance);
         }
     }
     assert!(!peer.log().contains("auth_denied"), "{}", peer.log());
@@ -260,9 +260,9 @@ fn tls_towards_a_peer_is_its_own_setting_a5() {
     }
     assert!(ours.log().contains("peer_unverified"));
     let service = Service::echo();
-    let entrance = static_tunnel(&ours.internal(""), service.port());
-    let port = entrance.number();
-    echo(port);
+    let tunnel = static_tunnel(&ours.internal(""), service.port());
+    let entrance = tunnel.entrance();
+    echo(entrance);
     // A name that stands for other settings is tried before it is taken.
     let rename = |id: usize, name: &str| {
         let url = ours.internal(&format!("/peers/{id}"));
@@ -270,9 +270,9 @@ fn tls_towards_a_peer_is_its_own_setting_a5() {
     };
     assert_eq!(rename(1, "another"), 502);
     assert_eq!(rename(3, "another"), 502);
-    echo(port);
+    echo(entrance);
     ours.restart();
-    comes_back(port);
+    comes_back(entrance);
     assert_eq!(ours.log().matches("peer_unverified").count(), 2, "at each start");
     drop(nginx);
 }
@@ -296,17 +296,17 @@ fn a_refresh_token_that_changes_is_kept_d19() {
     let answer = register_peer(&operator(&ours), &peer.netunnel(""), Some(&client));
     assert_eq!(answer.status, 200, "{answer:?}");
     let echoes = Service::echo();
-    let entrance = static_tunnel(&operator(&ours), echoes.port());
-    let port = entrance.number();
+    let tunnel = static_tunnel(&operator(&ours), echoes.port());
+    let entrance = tunnel.entrance();
     let mut tokens = vec![stored_auth(&ours)["refresh_token"].clone()];
     // From here on it has the refresh token alone.
     for _ in 0..2 {
         ours.restart();
-        comes_back(port);
+        comes_back(entrance);
         thread::sleep(Duration::from_secs(6));
         // More than were waiting, so that a new token is needed.
         for _ in 0..6 {
-            echo(port);
+            echo(entrance);
         }
         let kept = stored_auth(&ours);
         keeps_no_key(&kept, &client);

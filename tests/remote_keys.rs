@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use system_tests::key_server::{KeyServer, ok};
 use system_tests::{
-    Daemon, NginxBuilder, Scratch, SigningKey, built, jwks, now, repository, within,
+    Daemon, NginxBuilder, Scratch, SigningKey, built, get, jwks, now, repository, within,
 };
 
 /// Issue 4, part 4: from the issuer's server to a worker's decision, through its rotation and its absence.
@@ -55,11 +55,20 @@ fn nginx_follows_another_issuers_keys_through_the_daemons_file() {
     // Nonsense and a restart change nothing.
     let file = daemon.scratch().join("data/public/corp.json");
     let before = fs::read(&file).expect("the file");
+    let metrics = |daemon: &Daemon| get(&daemon.internal("/metrics"), &[]).body;
+    let told = metrics(&daemon);
+    assert!(told.contains("jwtunnel_remote_keys{remote=\"corp\"} 1\n"), "{told}");
+    assert!(told.contains("jwtunnel_remote_fetches_total{remote=\"corp\",outcome=\"error\"} 0\n"));
+    assert!(!told.contains("jwtunnel_remote_fetches_total{remote=\"corp\",outcome=\"ok\"} 0\n"));
+    assert!(!told.contains("jwtunnel_remote_fetched_timestamp_seconds{remote=\"corp\"} 0\n"));
     server.answer(ok("{\"keys\":[]}"));
     daemon.process().signal("HUP");
     within(Duration::from_secs(20), "the daemon has refused it", || {
         daemon.log().contains("it has no usable key").then_some(())
     });
+    let told = metrics(&daemon);
+    assert!(told.contains("jwtunnel_remote_fetches_total{remote=\"corp\",outcome=\"error\"} 1\n"));
+    assert!(told.contains("jwtunnel_remote_keys{remote=\"corp\"} 1\n"), "the last good ones count");
     daemon.restart();
     assert_eq!(fs::read(&file).expect("the file"), before);
     settles("the last good key stays", &second, 200);

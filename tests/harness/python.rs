@@ -1,5 +1,6 @@
 //! The original NETunnel server, unmodified, and schemathesis.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -121,18 +122,36 @@ pub fn register_peer(operator: &str, target: &str, client: Option<&Client>) -> A
     ask("POST", &format!("{operator}/peers"), &[], Some(&body.to_string()))
 }
 
-/// Makes a static tunnel of the first peer to a port of 127.0.0.1, and gives its local port, which it keeps from other
-/// tests: a port of the program's own choice could be taken by another test's program while this one restarts.
+/// A static tunnel of a server's first peer.
+#[derive(Debug)]
+pub struct StaticTunnel {
+    entrance: SocketAddr,
+    /// No other test has its number, and so none has the address.
+    _name: Port,
+}
+
+impl StaticTunnel {
+    /// Where it is entered.
+    #[must_use]
+    pub fn entrance(&self) -> SocketAddr {
+        self.entrance
+    }
+}
+
+/// Makes a static tunnel of the first peer to a port of 127.0.0.1. The server chooses its port, at an address which it
+/// has for itself: at one that all tests share, another test's server could take the port while this one restarts.
 ///
 /// # Panics
 /// If it is not made.
 #[must_use]
-pub fn static_tunnel(operator: &str, port: u16) -> Port {
-    let local = Port::take();
-    let body = json!({"tunnel_remote_port": port, "tunnel_local_port": local.number()}).to_string();
+pub fn static_tunnel(operator: &str, port: u16) -> StaticTunnel {
+    let name = Port::take();
+    let [high, low] = name.number().to_be_bytes();
+    let local = Ipv4Addr::new(127, 77, high, low);
+    let body = json!({"tunnel_remote_port": port, "tunnel_local_address": local}).to_string();
     let answer = ask("POST", &format!("{operator}/peers/1/static_tunnels"), &[], Some(&body));
     assert_eq!(answer.status, 200, "{answer:?}");
     let answer: Value = serde_json::from_str(&answer.body).expect("JSON");
-    assert_eq!(answer["tunnel_local_port"], local.number());
-    local
+    let port = answer["tunnel_local_port"].as_u64().and_then(|port| port.try_into().ok());
+    StaticTunnel { entrance: (local, port.expect("a port")).into(), _name: name }
 }

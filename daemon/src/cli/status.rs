@@ -117,12 +117,17 @@ fn describe(status: &Value) -> String {
 }
 
 fn carried(part: &Value) -> String {
-    format!(
+    let mut text = format!(
         "{} connections open, {} so far, {} not reached, {} bytes to clients, {} from them",
         part["open_connections"],
         part["connections"],
         part["unreached"],
         part["bytes_to_clients"],
         part["bytes_from_clients"]
-    )
+    );
+    // Absent in the answer of an older daemon.
+    if part["datagrams_dropped"].as_u64().is_some_and(|dropped| dropped > 0) {
+        let _ = write!(text, ", {} datagrams dropped", part["datagrams_dropped"]);
+    }
+    text
 }

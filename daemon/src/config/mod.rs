@@ -218,6 +218,10 @@ pub struct Netunnel {
     pub max_connections: usize,
     /// A connection that carries nothing for so long is ended. Default zero: never.
     pub idle_timeout: Duration,
+    /// Whether there are tunnels for datagrams. Default true.
+    pub udp: bool,
+    /// A flow of datagrams that carries none for so long is ended. Default 2 min; zero: never.
+    pub udp_idle_timeout: Duration,
     /// How long open tunnels and requests may go on after SIGTERM. Default 30 s.
     pub drain_timeout: Duration,
 }
@@ -528,6 +532,8 @@ fn read_netunnel(reader: &mut Reader<'_>, data: &Path, leeway: Duration) -> Netu
         max_tunnels_per_channel: reader.take(SECTION, "max_tunnels_per_channel", 100),
         max_connections: reader.take(SECTION, "max_connections", 50_000),
         idle_timeout: reader.take(SECTION, "idle_timeout", Duration::ZERO),
+        udp: reader.take(SECTION, "udp", true),
+        udp_idle_timeout: reader.take(SECTION, "udp_idle_timeout", Duration::from_secs(120)),
         drain_timeout: reader.take(SECTION, "drain_timeout", Duration::from_secs(30)),
     }
 }

@@ -82,6 +82,7 @@ pub(super) async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
         listeners: [("netunnel", &pages.tunnels), ("internal", &pages.by_operator)],
         static_tunnels: pages.operator.status(),
         revocations: pages.revocations.load().len(),
+        remotes: pages.remote.counts(),
     };
     let text = pages.metrics.render(read.families());
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
+use crate::remote::RemoteCounts;
 use crate::tunnel::{Census, Condition, Counts, Server, StaticTunnelStatus};
 
 /// Where it is read.
@@ -12,6 +13,7 @@ pub(crate) struct Read<'s> {
     pub(crate) listeners: [(&'static str, &'s Arc<Server>); 2],
     pub(crate) static_tunnels: Vec<StaticTunnelStatus>,
     pub(crate) revocations: usize,
+    pub(crate) remotes: Vec<RemoteCounts>,
 }
 
 impl Read<'_> {
@@ -43,7 +45,12 @@ impl Read<'_> {
         let states = Condition::ALL.map(|(state, name)| {
             ([name], self.static_tunnels.iter().filter(|tunnel| tunnel.state == state).count())
         });
-        vec![
+        let remotes = || self.remotes.iter();
+        let fetches = remotes().flat_map(|remote| {
+            let outcomes = [("ok", remote.fetched), ("error", remote.failed)];
+            outcomes.map(|(outcome, times)| ([remote.name.as_str(), outcome], times))
+        });
+        let mut families = vec![
             open("jwtunnel_channels", "Open channels", |census| census.channels),
             open("jwtunnel_tunnels", "Open tunnels", |census| census.tunnels),
             open("jwtunnel_websockets", "Tunnel websockets, waiting ones included", |census| {
@@ -66,6 +73,11 @@ impl Read<'_> {
                 ["listener", "direction"],
                 bytes,
             ),
+            sum(
+                "jwtunnel_datagrams_dropped_total",
+                "Datagrams that found no room or that a socket did not take",
+                |counts| counts.dropped,
+            ),
             counter(
                 "jwtunnel_dial_errors_total",
                 "Destinations that were not reached",
@@ -84,15 +96,38 @@ impl Read<'_> {
                 [],
                 [([], self.revocations)],
             ),
-        ]
+            gauge(
+                "jwtunnel_remote_keys",
+                "Keys of another issuer that are in force",
+                ["remote"],
+                remotes().map(|remote| ([remote.name.as_str()], remote.keys)),
+            ),
+            counter(
+                "jwtunnel_remote_fetches_total",
+                "Fetches of another issuer's keys, by outcome",
+                ["remote", "outcome"],
+                fetches,
+            ),
+            gauge(
+                "jwtunnel_remote_fetched_timestamp_seconds",
+                "When another issuer's keys were last fetched, or found unchanged",
+                ["remote"],
+                remotes().map(|remote| {
+                    ([remote.name.as_str()], usize::try_from(remote.last_success).unwrap_or(0))
+                }),
+            ),
+        ];
+        // Without another issuer there is nothing to tell, and the format has no family without a sample.
+        families.retain(|family| !family.get_metric().is_empty());
+        families
     }
 }
 
-fn counter<const L: usize>(
+fn counter<'v, const L: usize>(
     name: &str,
     help: &str,
     labels: [&str; L],
-    samples: impl IntoIterator<Item = ([&'static str; L], u64)>,
+    samples: impl IntoIterator<Item = ([&'v str; L], u64)>,
 ) -> MetricFamily {
     let metrics = samples.into_iter().map(|(values, number)| {
         let mut counter = Counter::default();
@@ -104,11 +139,11 @@ fn counter<const L: usize>(
     family(name, help, MetricType::COUNTER, metrics.collect())
 }
 
-fn gauge<const L: usize>(
+fn gauge<'v, const L: usize>(
     name: &str,
     help: &str,
     labels: [&str; L],
-    samples: impl IntoIterator<Item = ([&'static str; L], usize)>,
+    samples: impl IntoIterator<Item = ([&'v str; L], usize)>,
 ) -> MetricFamily {
     let metrics = samples.into_iter().map(|(values, number)| {
         let mut gauge = Gauge::default();

@@ -94,6 +94,17 @@ pub struct RemoteStatus {
     report: Report,
 }
 
+/// Another issuer among the metrics.
+pub(crate) struct RemoteCounts {
+    pub(crate) name: String,
+    pub(crate) keys: usize,
+    /// Fetches that gave keys, or found them unchanged, and the others.
+    pub(crate) fetched: u64,
+    pub(crate) failed: u64,
+    /// Unix seconds; zero before the first time since the start.
+    pub(crate) last_success: i64,
+}
+
 /// What became of the fetches. Times are Unix seconds.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 struct Report {
@@ -105,6 +116,10 @@ struct Report {
     /// Why the last fetch failed; null if it did not.
     #[schema(required)]
     error: Option<String>,
+    #[serde(skip)]
+    fetched: u64,
+    #[serde(skip)]
+    failed: u64,
 }
 
 /// What one fetch leaves for the next.
@@ -199,6 +214,21 @@ impl RemoteKeys {
     pub fn status(&self) -> Vec<RemoteStatus> {
         self.remotes.iter().map(|set| set.status()).collect()
     }
+
+    /// For the metrics.
+    pub(crate) fn counts(&self) -> Vec<RemoteCounts> {
+        let counts = |set: &Arc<RemoteKeySet>| {
+            let report = set.report();
+            RemoteCounts {
+                name: set.remote.name.clone(),
+                keys: set.live.load().len(),
+                fetched: report.fetched,
+                failed: report.failed,
+                last_success: report.last_success.unwrap_or_default(),
+            }
+        };
+        self.remotes.iter().map(counts).collect()
+    }
 }
 
 impl RemoteKeySet {
@@ -251,6 +281,9 @@ impl RemoteKeySet {
         report.next_fetch = Some(now.saturating_add_unsigned(pause.as_secs()));
         if error.is_none() {
             report.last_success = Some(now);
+            report.fetched += 1;
+        } else {
+            report.failed += 1;
         }
         report.error = error;
         pause

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -19,7 +18,7 @@ use super::entrance::{Entrance, Use};
 use super::exit::{self, DialError, ExitOptions, Served};
 use super::features::Features;
 use super::frames::DataSocket;
-use super::plain::{Origin, Plain, PlainListener};
+use super::plain::{Local, Origin, PlainListener, Protocol};
 use super::session::{End, Options, Outcome, Side};
 use super::settings::{Settings, Timings};
 use super::stop::{Life, Stop, StopReason};
@@ -95,6 +94,7 @@ pub(super) enum NotNow {
 pub(super) struct Tunnel {
     pub(super) id: u64,
     kind: Kind,
+    protocol: Protocol,
     pub(super) life: Life,
 }
 
@@ -107,11 +107,11 @@ pub(super) enum Kind {
 }
 
 impl Tunnel {
-    /// Where it is entered here.
-    pub(super) fn entrance(&self) -> Option<SocketAddr> {
+    /// Whether it is entered at one of these addresses.
+    pub(super) fn is_entered_at(&self, protocol: Protocol, addresses: &[SocketAddr]) -> bool {
         match &self.kind {
-            Kind::Reverse { bound, .. } => Some(*bound),
-            Kind::Forward { .. } => None,
+            Kind::Reverse { bound, .. } => self.protocol == protocol && addresses.contains(bound),
+            Kind::Forward { .. } => false,
         }
     }
 }
@@ -180,7 +180,12 @@ impl Channel {
     }
 
     /// Adds a tunnel. Its listener, if it has one, is already bound, so a number is never used up in vain.
-    pub(super) fn add(&self, kind: Kind, limit: usize) -> Result<Arc<Tunnel>, NotNow> {
+    pub(super) fn add(
+        &self,
+        kind: Kind,
+        protocol: Protocol,
+        limit: usize,
+    ) -> Result<Arc<Tunnel>, NotNow> {
         self.check(limit)?;
         let mut state = self.state();
         // Between the two locks the channel may have ended or filled up.
@@ -191,7 +196,8 @@ impl Channel {
             return Err(NotNow::TooManyTunnels);
         }
         state.last_tunnel += 1;
-        let tunnel = Arc::new(Tunnel { id: state.last_tunnel, kind, life: Life::new(&self.stop) });
+        let (id, life) = (state.last_tunnel, Life::new(&self.stop));
+        let tunnel = Arc::new(Tunnel { id, kind, protocol, life });
         state.tunnels.insert(tunnel.id, tunnel.clone());
         self.opened.tunnels.fetch_add(1, Ordering::Relaxed);
         Ok(tunnel)
@@ -263,22 +269,22 @@ pub(super) struct Context {
 
 impl Context {
     /// Starts what a new tunnel does by itself.
-    pub(super) fn start(self, listener: Option<TcpListener>) {
+    pub(super) fn start(self, listener: Option<PlainListener>) {
         let (tunnel, channel) = (self.tunnel.clone(), self.channel.clone());
+        let protocol = tunnel.protocol.as_str();
         match &tunnel.kind {
             Kind::Forward { address, port } => {
                 tracing::info!(event = "tunnel_open", ident = %shown(self.caller.identifier()),
-                    channel = channel.id, tunnel = tunnel.id, direction = "forward",
+                    channel = channel.id, tunnel = tunnel.id, direction = "forward", protocol,
                     destination = %format_args!("{}:{}", shown(address), shown(port)), "tunnel opened");
             }
             Kind::Reverse { entrance, bound } => {
                 tracing::info!(event = "tunnel_open", ident = %shown(self.caller.identifier()),
-                    channel = channel.id, tunnel = tunnel.id, direction = "reverse",
+                    channel = channel.id, tunnel = tunnel.id, direction = "reverse", protocol,
                     entrance = %bound, "tunnel opened");
                 let Some(listener) = listener else { return };
                 let entrance = entrance.clone();
                 let retired = tunnel.life.retired.clone();
-                let listener = PlainListener::Tcp(listener);
                 let accepting = entrance.clone();
                 let until = retired.clone();
                 tunnel.life.tasks.spawn(async move { accepting.accept(&listener, &until).await });
@@ -311,7 +317,7 @@ impl Context {
         let Self { tunnel, .. } = &self;
         let options = |side| {
             let Channel { features, traffic, .. } = &*self.channel;
-            Options::new(side, *features, false, &self.settings.timings, traffic)
+            Options::new(side, tunnel.protocol, *features, false, &self.settings.timings, traffic)
         };
         match &tunnel.kind {
             Kind::Forward { address, port } => {
@@ -347,14 +353,16 @@ impl Context {
         }
     }
 
-    async fn dial(&self, address: &str, port: &str) -> Result<Plain, DialError> {
+    async fn dial(&self, address: &str, port: &str) -> Result<Local, DialError> {
         let Settings { policy, own_listeners, timings, .. } = &*self.settings;
         let destination = policy
             .destination(&self.caller, own_listeners, address, port)
             .map_err(|denied| DialError::Denied(denied.to_string()))?;
-        let stream = dial(policy, &self.caller, own_listeners, &destination, timings).await?;
+        let protocol = self.tunnel.protocol;
+        let local =
+            dial(policy, &self.caller, own_listeners, &destination, protocol, timings).await?;
         self.log_start(&destination);
-        Ok(Plain::Tcp(stream))
+        Ok(local)
     }
 
     fn log_start(&self, far: &dyn std::fmt::Display) {
@@ -393,10 +401,13 @@ impl Context {
 }
 
 /// Binds the first address that is free.
-pub(super) async fn bind(candidates: &[SocketAddr]) -> io::Result<TcpListener> {
+pub(super) async fn bind(
+    protocol: Protocol,
+    candidates: &[SocketAddr],
+) -> io::Result<PlainListener> {
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for candidate in candidates {
-        match TcpListener::bind(candidate).await {
+        match PlainListener::bind(protocol, *candidate).await {
             Ok(listener) => return Ok(listener),
             Err(error) => last = error,
         }

@@ -69,8 +69,12 @@ impl Settings {
             tunnels_per_channel: config.max_tunnels_per_channel,
             connections: config.max_connections,
         };
-        let timings = Timings { idle: config.idle_timeout, ..Timings::default() };
-        Ok(Self { policy, limits, timings, ..Self::default() })
+        let timings = Timings {
+            idle: config.idle_timeout,
+            udp_idle: config.udp_idle_timeout,
+            ..Timings::default()
+        };
+        Ok(Self { policy, limits, timings, refuse_udp: !config.udp, ..Self::default() })
     }
 }
 

@@ -7,11 +7,13 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use super::exit::DialError;
+use super::plain::{Local, Plain, Protocol};
 use super::policy::{Denied, Destination, Host, Policy};
 use super::settings::Timings;
+use super::udp::Flow;
 use crate::auth::Identity;
 
-/// Connects to `destination` for `caller`, if it still may.
+/// Connects to `destination` for `caller`, if it still may; by UDP that only fixes the address.
 ///
 /// # Errors
 /// [`DialError`]; [`DialError::Denied`] if any address of the name is not allowed, even if others are: which of
@@ -21,8 +23,9 @@ pub(super) async fn dial(
     caller: &Identity,
     own: &[SocketAddr],
     destination: &Destination,
+    protocol: Protocol,
     timings: &Timings,
-) -> Result<TcpStream, DialError> {
+) -> Result<Local, DialError> {
     let connect = async {
         let addresses = resolve(destination, timings).await?;
         for address in &addresses {
@@ -31,8 +34,8 @@ pub(super) async fn dial(
         }
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(stream),
+            match connect(protocol, address).await {
+                Ok(local) => return Ok(local),
                 Err(error) => last = error,
             }
         }
@@ -42,6 +45,13 @@ pub(super) async fn dial(
         Ok(result) => result,
         Err(_) => Err(DialError::Timeout(destination.to_string(), timings.dial)),
     }
+}
+
+async fn connect(protocol: Protocol, address: SocketAddr) -> io::Result<Local> {
+    Ok(match protocol {
+        Protocol::Tcp => Local::Stream(Plain::Tcp(TcpStream::connect(address).await?)),
+        Protocol::Udp => Local::Datagrams(Flow::connect(address).await?),
+    })
 }
 
 async fn resolve(

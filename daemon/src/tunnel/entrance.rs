@@ -18,10 +18,11 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::frames::DataSocket;
-use super::plain::{Origin, Plain, PlainListener};
+use super::plain::{Local, Origin, PlainListener, Protocol};
 use super::session::{self, Options, Outcome};
 use super::stop::Stop;
 use super::transport::{START, error_code, refuse};
+use super::udp;
 use crate::logging::Throttle;
 
 /// Accepted connections that wait for a websocket; beyond that they wait in the kernel.
@@ -56,7 +57,7 @@ pub(super) struct Entrance {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<(Plain, Origin)>,
+    waiting: VecDeque<(Local, Origin)>,
     spare: usize,
     /// How many should be.
     pool: usize,
@@ -183,6 +184,9 @@ impl Entrance {
         ended: impl Fn(&Outcome),
     ) {
         let Use { options, retired, stop, start } = use_of;
+        if options.protocol == Protocol::Udp {
+            ws.take_whole(udp::LONGEST);
+        }
         let born = Instant::now();
         let mut spare = Spare::new(self);
         while let Some((mut used, stream, address)) =
@@ -213,7 +217,7 @@ impl Entrance {
         spare: &mut Spare<'_>,
         options: &Options,
         retired: &Stop,
-    ) -> Option<(DataSocket, Plain, Origin)> {
+    ) -> Option<(DataSocket, Local, Origin)> {
         loop {
             let silence = options.ping.map(|interval| Instant::now() + interval);
             let (stream, address) = tokio::select! {
@@ -260,7 +264,7 @@ impl Entrance {
     }
 
     /// Takes the connection that has waited longest.
-    async fn take(&self) -> (Plain, Origin) {
+    async fn take(&self) -> (Local, Origin) {
         loop {
             let queued = self.queued.notified();
             tokio::pin!(queued);
@@ -272,7 +276,7 @@ impl Entrance {
         }
     }
 
-    fn put_back(&self, stream: Plain, address: Origin) {
+    fn put_back(&self, stream: Local, address: Origin) {
         self.state().waiting.push_front((stream, address));
         self.queued.notify_one();
         self.changed.notify_waiters();

@@ -11,11 +11,12 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::frames::DataSocket;
-use super::plain::Plain;
+use super::plain::{Local, Protocol};
 use super::session::{self, Options, Outcome};
 use super::stop::Stop;
 use super::traffic::Unreached;
 use super::transport::{CHUNK, START, error_code, refuse};
+use super::udp;
 
 /// Why a destination was not reached. The text is for logs; the other side only sees a close code.
 #[derive(Debug, thiserror::Error)]
@@ -92,8 +93,11 @@ pub(super) async fn serve<D>(
     stop: &Stop,
 ) -> Served
 where
-    D: Future<Output = Result<Plain, DialError>>,
+    D: Future<Output = Result<Local, DialError>>,
 {
+    if options.session.protocol == Protocol::Udp {
+        ws.take_whole(udp::LONGEST);
+    }
     // Of all its connections together. The other side can't be left to mind this: it is the one whose rights change.
     let give_up = Instant::now() + options.start;
     let mut carried = false;
@@ -123,7 +127,7 @@ async fn serve_next<D>(
     stop: &Stop,
 ) -> Result<(Outcome, Option<DataSocket>), Served>
 where
-    D: Future<Output = Result<Plain, DialError>>,
+    D: Future<Output = Result<Local, DialError>>,
 {
     match wait_for_start(&mut ws, &options.session, give_up, retired).await {
         Start::Started => {}
@@ -153,10 +157,10 @@ where
         }
     };
     match dialled {
-        Ok(tcp) => {
-            tcp.tune();
+        Ok(local) => {
+            local.tune();
             let session = options.session.clone();
-            Ok(session::run(ws, tcp, early, session, stop).await)
+            Ok(session::run(ws, local, early, session, stop).await)
         }
         Err(error) => {
             // Towards a peer without half-close every failure looks like an end, as it does from NETunnel.

@@ -9,6 +9,7 @@ const HALF_CLOSE: &str = "half-close";
 const ZERO_MASK: &str = "zero-mask";
 const R7_STATUS: &str = "r7-status";
 const REUSE: &str = "reuse";
+const UDP: &str = "udp";
 
 /// The agreed extensions; the default is NETunnel's behaviour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,12 +23,14 @@ pub(super) struct Features {
     /// A tunnel websocket whose connection has ended in order waits for the next one. Only with half-close, whose
     /// markers tell where a connection ends.
     pub(super) reuse: bool,
+    /// There are tunnels for datagrams.
+    pub(super) udp: bool,
 }
 
 impl Features {
     /// Everything that this implementation has.
     pub(super) const ALL: Self =
-        Self { half_close: true, r7_status: true, zero_mask: true, reuse: true };
+        Self { half_close: true, r7_status: true, zero_mask: true, reuse: true, udp: true };
 
     /// Those in the body of a request or answer that are known here.
     pub(super) fn from_body(body: &Value) -> Self {
@@ -39,6 +42,7 @@ impl Features {
             r7_status: has(R7_STATUS),
             zero_mask: has(ZERO_MASK),
             reuse: half_close && has(REUSE),
+            udp: has(UDP),
         }
     }
 
@@ -48,6 +52,7 @@ impl Features {
             (self.r7_status, R7_STATUS),
             (self.zero_mask, ZERO_MASK),
             (self.reuse, REUSE),
+            (self.udp, UDP),
         ];
         names.into_iter().filter_map(|(agreed, name)| agreed.then_some(name)).collect()
     }
@@ -62,7 +67,7 @@ mod tests {
     #[test]
     fn unknown_features_and_other_shapes_are_ignored() {
         for body in
-            [json!({}), json!({"features": 1}), json!({"features": ["udp", 1]}), json!(null)]
+            [json!({}), json!({"features": 1}), json!({"features": ["drain", 1]}), json!(null)]
         {
             assert_eq!(Features::from_body(&body), Features::default());
         }

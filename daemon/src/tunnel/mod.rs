@@ -3,13 +3,13 @@
 //! A client opens a *channel*: `POST /channels`, then one control websocket. Over a channel it makes *tunnels*. The
 //! *entrance* of a tunnel accepts TCP connections, its *exit* connects to the destination; in a forward tunnel the
 //! client is the entrance, in a reverse tunnel the server is. Each TCP connection has a websocket of its own, which
-//! the client opens before it is needed.
+//! the client opens before it is needed. Between our own ends a tunnel may be one for UDP instead.
 //!
 //! ```text
 //! wire      control messages            control   requests and replies over one websocket
 //! frames    websockets for payload
 //! transport byte streams and websockets session   the copy loop of one connection
-//! plain     TCP and UNIX sockets of programs
+//! plain     TCP and UNIX sockets of programs  udp       their datagrams, in flows, and the copy loop of one
 //! entrance  listener and websockets     exit      start message and dial
 //! policy, dial                          who may reach and bind what, judged again at every connection
 //! server, channel, routes, upgrade      the server: channels of identities, limits, drain
@@ -45,6 +45,7 @@ mod state;
 mod stop;
 mod traffic;
 mod transport;
+mod udp;
 mod upgrade;
 pub mod wire;
 

@@ -1,4 +1,4 @@
-//! The plain side of a tunnel: what programs connect to and what exits connect to, TCP or a UNIX socket.
+//! The plain side of a tunnel: what programs connect to and what exits connect to, TCP, a UNIX socket or UDP.
 
 use std::fmt;
 use std::io;
@@ -8,11 +8,46 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 use tokio::sync::{Mutex, mpsc};
 
 use super::transport::tune;
+use super::udp::{Flow, UdpEntrance};
 use crate::sockets::unix_listener;
+
+/// The protocol of a tunnel's plain side, as far as both ends have to agree on it. A UNIX socket is a stream too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Protocol {
+    #[default]
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// The name in requests for tunnels and in logs.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// What one websocket carries.
+#[derive(Debug)]
+pub(super) enum Local {
+    Stream(Plain),
+    Datagrams(Flow),
+}
+
+impl Local {
+    /// Options of TCP that tunnelled connections have.
+    pub(super) fn tune(&self) {
+        if let Self::Stream(Plain::Tcp(stream)) = self {
+            tune(stream);
+        }
+    }
+}
 
 /// A connection of a program, or to one.
 #[derive(Debug)]
@@ -42,13 +77,6 @@ impl Plain {
     pub(super) fn reset(self) {
         if let Self::Tcp(stream) = self {
             let _ = stream.set_zero_linger();
-        }
-    }
-
-    /// Options of TCP that tunnelled connections have.
-    pub(super) fn tune(&self) {
-        if let Self::Tcp(stream) = self {
-            tune(stream);
         }
     }
 }
@@ -97,6 +125,7 @@ impl AsyncWrite for Plain {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     Tcp(SocketAddr),
+    Udp(SocketAddr),
     Unix,
     /// This program itself.
     Own,
@@ -106,6 +135,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Udp(address) => write!(f, "{address}/udp"),
             Self::Unix => f.write_str("unix"),
             Self::Own => f.write_str("own"),
         }
@@ -117,6 +147,7 @@ impl fmt::Display for Origin {
 pub(super) enum PlainListener {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
+    Udp(UdpEntrance),
     /// What this program opens itself, without an address.
     Own(Mutex<mpsc::Receiver<UnixStream>>),
 }
@@ -126,19 +157,48 @@ impl PlainListener {
         Ok(Self::Unix(unix_listener(path).await?, path.to_owned()))
     }
 
-    pub(super) async fn accept(&self) -> io::Result<(Plain, Origin)> {
+    /// Binds an address; port 0 lets the system choose.
+    pub(super) async fn bind(protocol: Protocol, address: SocketAddr) -> io::Result<Self> {
+        Ok(match protocol {
+            Protocol::Tcp => Self::Tcp(TcpListener::bind(address).await?),
+            Protocol::Udp => Self::Udp(UdpEntrance::new(UdpSocket::bind(address).await?)?),
+        })
+    }
+
+    /// The address; an error where it has none.
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
         match self {
+            Self::Tcp(listener) => listener.local_addr(),
+            Self::Udp(entrance) => Ok(entrance.local_addr()),
+            Self::Unix(..) | Self::Own(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        match self {
+            Self::Udp(_) => Protocol::Udp,
+            Self::Tcp(_) | Self::Unix(..) | Self::Own(_) => Protocol::Tcp,
+        }
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<(Local, Origin)> {
+        let (plain, origin) = match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                Ok((Plain::Tcp(stream), Origin::Tcp(address)))
+                (Plain::Tcp(stream), Origin::Tcp(address))
             }
-            Self::Unix(listener, _) => Ok((Plain::Unix(listener.accept().await?.0), Origin::Unix)),
+            Self::Unix(listener, _) => (Plain::Unix(listener.accept().await?.0), Origin::Unix),
+            Self::Udp(entrance) => {
+                let (flow, address) = entrance.accept().await;
+                return Ok((Local::Datagrams(flow), Origin::Udp(address)));
+            }
             Self::Own(queue) => match queue.lock().await.recv().await {
-                Some(stream) => Ok((Plain::Unix(stream), Origin::Own)),
+                Some(stream) => (Plain::Unix(stream), Origin::Own),
                 // Nobody is left who could open one.
                 None => std::future::pending().await,
             },
-        }
+        };
+        Ok((Local::Stream(plain), origin))
     }
 }
 
@@ -150,6 +210,7 @@ impl fmt::Display for PlainListener {
                 Err(_) => f.write_str("?"),
             },
             Self::Unix(_, path) => path.display().fmt(f),
+            Self::Udp(entrance) => write!(f, "{}/udp", entrance.local_addr()),
             Self::Own(_) => f.write_str("this program"),
         }
     }

@@ -15,7 +15,6 @@ use axum::http::{HeaderValue, Method, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use axum::routing;
 use serde_json::{Map, Value, json};
-use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 use tower_service::Service;
 use utoipa::ToSchema;
@@ -24,6 +23,7 @@ use super::channel::{self, Context, Kind, NotNow};
 use super::entrance::Entrance;
 use super::features::Features;
 use super::openapi::{BodyRefusals, ErrorText, HandshakeRefusals, NotNowConflict, Refusals};
+use super::plain::{PlainListener, Protocol};
 use super::policy::port_number;
 use super::respond::{empty, error, json as json_response, plain, unavailable};
 use super::server::{NoChannel, NoPlace, NotAdmitted, Server};
@@ -159,7 +159,9 @@ pub(super) async fn create_channel(State(server): State<Arc<Server>>, request: R
     tracing::debug!(ident = %shown(caller.identifier()), version = %shown(&version.to_string()),
         "client asks for a channel");
     let body = Value::Object(body.clone());
-    match server.create_channel(caller, Features::from_body(&body)) {
+    let offered = Features::from_body(&body);
+    let features = Features { udp: offered.udp && !server.settings.refuse_udp, ..offered };
+    match server.create_channel(caller, features) {
         Ok(channel) => {
             let mut answer = json!({"channel_id": channel.id, "version": PROTOCOL_VERSION});
             let features = channel.features.names();
@@ -207,6 +209,9 @@ pub(super) enum TunnelWish {
         reverse: bool,
         exit_address: String,
         exit_port: u16,
+        /// `tcp`, the default, or `udp` on a channel that has agreed on the feature of this name.
+        #[schema(required = false, nullable = false)]
+        protocol: Option<String>,
     },
     /// From the server to a service that the client reaches.
     Reverse {
@@ -216,6 +221,9 @@ pub(super) enum TunnelWish {
         /// 0 or `null`: any allowed free one.
         #[schema(required)]
         entrance_port: Option<u16>,
+        /// As above.
+        #[schema(required = false, nullable = false)]
+        protocol: Option<String>,
     },
 }
 
@@ -247,11 +255,15 @@ pub(super) async fn create_tunnel(
     let channel_id = number(&channel)?;
     let caller = caller(&server, &request)?;
     let body = object(&server, request).await?;
-    let wish = Wish::read(&body)?;
+    let (wish, protocol) = (Wish::read(&body)?, read_protocol(&body)?);
     let channel = channel_id.and_then(|id| server.channel(&caller, id));
     let channel = channel.ok_or_else(|| no_channel(&channel_text(channel_id)))?;
     if server.is_draining() {
         return Err(draining());
+    }
+    if protocol == Protocol::Udp && !channel.features.udp {
+        let text = "protocol udp: the channel has not agreed on the feature \"udp\"";
+        return Err(error(StatusCode::BAD_REQUEST, text));
     }
     let settings = &server.settings;
     let denied = |denied: super::policy::Denied| {
@@ -277,12 +289,12 @@ pub(super) async fn create_tunnel(
                 .bind(&caller, &settings.own_listeners, &address, port)
                 .map_err(denied)?;
             check()?;
-            let mut listener = channel::bind(&candidates).await;
+            let mut listener = channel::bind(protocol, &candidates).await;
             if port.is_some()
                 && matches!(&listener, Err(fault) if fault.kind() == ErrorKind::AddrInUse)
-                && server.take_over(&caller, &candidates).await
+                && server.take_over(&caller, protocol, &candidates).await
             {
-                listener = bind_freed(&candidates).await;
+                listener = bind_freed(protocol, &candidates).await;
             }
             let listener = listener.map_err(|fault| bind_failed(&fault, &address, port))?;
             let bound =
@@ -296,22 +308,26 @@ pub(super) async fn create_tunnel(
         answer["entrance_address"] = bound.ip().to_string().into();
         answer["entrance_port"] = bound.port().into();
     }
-    let tunnel = channel.add(kind, limit).map_err(|not_now| refusal(not_now, channel.id))?;
+    let tunnel =
+        channel.add(kind, protocol, limit).map_err(|not_now| refusal(not_now, channel.id))?;
     answer["tunnel_id"] = tunnel.id.into();
     Context { settings: settings.clone(), channel, tunnel, caller }.start(listener);
     Ok(json_response(StatusCode::OK, &answer))
 }
 
 /// Binds an address whose listener is just being closed.
-async fn bind_freed(candidates: &[SocketAddr]) -> std::io::Result<TcpListener> {
+async fn bind_freed(
+    protocol: Protocol,
+    candidates: &[SocketAddr],
+) -> std::io::Result<PlainListener> {
     for _ in 0..20 {
-        match channel::bind(candidates).await {
+        match channel::bind(protocol, candidates).await {
             Err(fault) if fault.kind() == ErrorKind::AddrInUse => {}
             bound => return bound,
         }
         sleep(Duration::from_millis(50)).await;
     }
-    channel::bind(candidates).await
+    channel::bind(protocol, candidates).await
 }
 
 /// The body of `DELETE /channels/{channel}/tunnels/{tunnel}`.
@@ -459,9 +475,8 @@ impl Wish {
             false => ("exit_address", "exit_port"),
         };
         // Also NETunnel takes no others; one that we ignored could be a restriction that its sender relies on.
-        if let Some(key) =
-            body.keys().find(|key| ![address_key, port_key, "reverse"].contains(&key.as_str()))
-        {
+        let known = [address_key, port_key, "reverse", PROTOCOL];
+        if let Some(key) = body.keys().find(|key| !known.contains(&key.as_str())) {
             return Err(bad(&format!("got an unexpected keyword argument '{}'", shown(key))));
         }
         let address = field(address_key)?.as_str();
@@ -483,6 +498,17 @@ impl Wish {
         let port = scalar(port).ok_or_else(|| bad("exit_port must be a number"))?;
         Ok(Self::Forward { address, port })
     }
+}
+
+/// What NETunnel does not know, only ours ask for.
+const PROTOCOL: &str = "protocol";
+
+fn read_protocol(body: &Map<String, Value>) -> Result<Protocol, Response<Body>> {
+    let Some(wish) = body.get(PROTOCOL) else { return Ok(Protocol::Tcp) };
+    [Protocol::Tcp, Protocol::Udp]
+        .into_iter()
+        .find(|known| wish == known.as_str())
+        .ok_or_else(|| error(StatusCode::BAD_REQUEST, "protocol must be \"tcp\" or \"udp\""))
 }
 
 /// Python's `str()` of a JSON value that is no container: NETunnel compares ports in this form.

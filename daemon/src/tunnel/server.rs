@@ -22,6 +22,7 @@ use utoipa::ToSchema;
 use super::channel::{Channel, Context, Opened};
 use super::control::{self, ControlEnd};
 use super::features::Features;
+use super::plain::Protocol;
 use super::routes;
 use super::settings::Settings;
 use super::stop::{Stop, StopReason};
@@ -308,13 +309,15 @@ impl Server {
 
     /// Ends the channel of the same caller that has one of these addresses, if it is dead: its client has probably
     /// lost its network, and is back before we could notice. Returns whether the address is being freed.
-    pub(super) async fn take_over(&self, caller: &Identity, wanted: &[SocketAddr]) -> bool {
+    pub(super) async fn take_over(
+        &self,
+        caller: &Identity,
+        protocol: Protocol,
+        wanted: &[SocketAddr],
+    ) -> bool {
         let channels: Vec<_> = self.channels().values().cloned().collect();
         let has = |channel: &Channel| {
-            channel
-                .tunnels()
-                .iter()
-                .any(|tunnel| tunnel.entrance().is_some_and(|at| wanted.contains(&at)))
+            channel.tunnels().iter().any(|tunnel| tunnel.is_entered_at(protocol, wanted))
         };
         let holder = channels.iter().find(|channel| channel.owner == *caller && has(channel));
         let Some(holder) = holder else { return false };

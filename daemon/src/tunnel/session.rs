@@ -21,12 +21,13 @@ use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::features::Features;
 use super::frames::{DataSocket, Received};
-use super::plain::Plain;
+use super::plain::{Local, Plain, Protocol};
 use super::settings::Timings;
 use super::splice::{LARGE, Pipe};
 use super::stop::{Stop, StopReason};
 use super::traffic::Traffic;
 use super::transport::{CHUNK, close_message, error_code, farewell, poll_read_buf};
+use super::udp;
 
 /// Received data that waits for the TCP side; beyond it the websocket is not read.
 const INBOUND_LIMIT: usize = 32 * 1024;
@@ -50,6 +51,7 @@ pub(super) enum Side {
 #[derive(Clone, Debug)]
 pub(super) struct Options {
     pub(super) side: Side,
+    pub(super) protocol: Protocol,
     /// Both ends agreed that an empty binary message ends one direction only.
     pub(super) half_close: bool,
     /// Both ends are ours, so that messages may be larger.
@@ -70,19 +72,26 @@ pub(super) struct Options {
 impl Options {
     pub(super) fn new(
         side: Side,
+        protocol: Protocol,
         features: Features,
         ping: bool,
         timings: &Timings,
         traffic: &Arc<Traffic>,
     ) -> Self {
+        let idle = match protocol {
+            Protocol::Tcp => timings.idle,
+            Protocol::Udp => timings.udp_idle,
+        };
         Self {
             side,
+            protocol,
             half_close: features.half_close,
             // Of the features that only our ends have, the one that concerns payload.
             large_messages: features.zero_mask,
-            reuse: features.reuse,
+            // A flow has no end that both sides would know.
+            reuse: features.reuse && protocol == Protocol::Tcp,
             ping: ping.then_some(timings.ping),
-            idle: (!timings.idle.is_zero()).then_some(timings.idle),
+            idle: (!idle.is_zero()).then_some(idle),
             stall: timings.stall,
             linger: timings.linger,
             close: timings.close,
@@ -120,15 +129,19 @@ pub(super) struct Outcome {
     pub(super) end: End,
 }
 
-/// Copies in both directions until the end. `early` is what the websocket brought before the TCP side
+/// Copies in both directions until the end. `early` is what the websocket brought before the plain side
 /// existed. The websocket comes back if it can carry another connection.
 pub(super) async fn run(
     ws: DataSocket,
-    tcp: Plain,
+    local: Local,
     early: Vec<Message>,
     options: Options,
     stop: &Stop,
 ) -> (Outcome, Option<DataSocket>) {
+    let tcp = match local {
+        Local::Stream(tcp) => tcp,
+        Local::Datagrams(flow) => return (udp::run(ws, flow, early, options, stop).await, None),
+    };
     let traffic = options.traffic.clone();
     let _open = traffic.opened();
     let mut session = Session::new(ws, tcp, options);

@@ -19,6 +19,8 @@ pub struct Settings {
     pub allowed_origins: Vec<String>,
     /// Which destinations tunnels may reach and which addresses they may bind.
     pub policy: Policy,
+    /// There are no tunnels for datagrams. Default false.
+    pub refuse_udp: bool,
     /// How much of everything.
     pub limits: Limits,
     /// How long everything.
@@ -65,6 +67,9 @@ pub struct Timings {
     pub takeover: Duration,
     /// A connection that carries nothing for so long is ended. Default zero: never.
     pub idle: Duration,
+    /// A flow of datagrams that carries none for so long is ended; zero: never. Default 2 min, what RFC 4787 §4.3
+    /// wants of a NAT at least, so that no program whose keep-alives suffice there loses its flow here.
+    pub udp_idle: Duration,
     /// A connection whose receiver takes nothing for so long is reset. Default 10 min.
     pub stall: Duration,
     /// After its client has ended, an entrance waits so long without data for the rest of the answer, because
@@ -92,6 +97,7 @@ impl Default for Timings {
             resolve: Duration::from_secs(5),
             takeover: Duration::from_secs(2),
             idle: Duration::ZERO,
+            udp_idle: Duration::from_secs(120),
             stall: Duration::from_secs(600),
             linger: Duration::from_secs(5),
             close: Duration::from_secs(5),

@@ -16,6 +16,7 @@ pub(super) struct Traffic {
     failed: [AtomicU64; Unreached::ALL.len()],
     sent: AtomicU64,
     received: AtomicU64,
+    dropped: AtomicU64,
 }
 
 /// Why a destination was not reached.
@@ -60,6 +61,9 @@ pub struct Counts {
     /// Bytes of payload out of websockets.
     #[serde(rename = "bytes_from_clients")]
     pub received: u64,
+    /// Datagrams that found no room, or that a socket did not take.
+    #[serde(rename = "datagrams_dropped")]
+    pub dropped: u64,
 }
 
 impl Add for Counts {
@@ -72,6 +76,7 @@ impl Add for Counts {
             failed: self.failed + other.failed,
             sent: self.sent + other.sent,
             received: self.received + other.received,
+            dropped: self.dropped + other.dropped,
         }
     }
 }
@@ -132,6 +137,12 @@ impl Traffic {
         });
     }
 
+    pub(super) fn dropped(&self, datagrams: u64) {
+        self.each(|traffic| {
+            traffic.dropped.fetch_add(datagrams, Ordering::Relaxed);
+        });
+    }
+
     pub(super) fn counts(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {
@@ -140,6 +151,7 @@ impl Traffic {
             failed: self.failed.iter().map(read).sum(),
             sent: read(&self.sent),
             received: read(&self.received),
+            dropped: read(&self.dropped),
         }
     }
 }
@@ -154,12 +166,13 @@ mod tests {
         let (one, other) = (Traffic::part_of(&whole), Traffic::part_of(&whole));
         let open = one.opened();
         one.sent(3);
+        other.dropped(5);
         other.received(4);
         other.failed(Unreached::Timeout);
         assert!(whole.unreached().contains(&(Unreached::Timeout, 1)));
         assert_eq!(
             whole.counts(),
-            Counts { open: 1, connections: 1, failed: 1, sent: 3, received: 4 }
+            Counts { open: 1, connections: 1, failed: 1, sent: 3, received: 4, dropped: 5 }
         );
         drop(open);
         assert_eq!(one.counts(), Counts { connections: 1, sent: 3, ..Counts::default() });

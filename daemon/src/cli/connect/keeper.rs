@@ -13,7 +13,7 @@ use super::options::Wanted;
 use super::spec::{Listen, Spec};
 use super::{print, say};
 use crate::pause::random_up_to;
-use crate::tunnel::client::{Client, ClientError, Connector, Entrance, Tunnel};
+use crate::tunnel::client::{Client, ClientError, Connector, Entrance, Target, Tunnel};
 
 /// Longest pause before the first try after a channel was lost: all clients of a server lose theirs at once.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
@@ -133,7 +133,8 @@ impl Kept {
                 let tunnel = client.forward(&entrance, host, *port).await?;
                 if !again {
                     print(&format!("Tunnel entrance socket: {entrance}"));
-                    print(&format!("Tunnel exit socket: {host}:{port}"));
+                    let protocol = if matches!(listen, Listen::Udp(..)) { "/udp" } else { "" };
+                    print(&format!("Tunnel exit socket: {host}:{port}{protocol}"));
                 }
                 Ok(tunnel)
             }
@@ -146,7 +147,8 @@ impl Kept {
                 let port = tunnel.entrance().map_or(port, |entrance| entrance.port());
                 self.chosen = Some(port);
                 if !again {
-                    print(&format!("Tunnel entrance socket: {address}:{port}"));
+                    let protocol = if matches!(target, Target::Udp(..)) { "/udp" } else { "" };
+                    print(&format!("Tunnel entrance socket: {address}:{port}{protocol}"));
                     print(&format!("Tunnel exit socket: {target}"));
                 }
                 Ok(tunnel)
@@ -158,14 +160,18 @@ impl Kept {
 async fn bind(listen: &Listen) -> Result<Entrance, ClientError> {
     let (host, port) = match listen {
         Listen::Unix(path) => return Entrance::bind_unix(path).await,
-        Listen::Tcp(host, port) => (host, *port),
+        Listen::Tcp(host, port) | Listen::Udp(host, port) => (host, *port),
     };
     let address = local(host, port).await;
     let unreachable = |source: io::Error| ClientError::Unreachable {
         server: host.clone(),
         source: source.into(),
     };
-    Entrance::bind(address.map_err(unreachable)?).await
+    let address = address.map_err(unreachable)?;
+    match listen {
+        Listen::Udp(..) => Entrance::bind_udp(address).await,
+        Listen::Tcp(..) | Listen::Unix(_) => Entrance::bind(address).await,
+    }
 }
 
 /// The local address to listen on; a name means the first address that it has.

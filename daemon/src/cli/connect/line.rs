@@ -36,7 +36,7 @@ pub(super) fn clear() {
 }
 
 fn line(counts: Counts) -> String {
-    let Counts { open, connections, failed, sent, received } = counts;
+    let Counts { open, connections, failed, sent, received, dropped } = counts;
     let mut line = format!(
         "{open} open, {connections} so far, sent {}, received {}",
         size(sent),
@@ -44,6 +44,9 @@ fn line(counts: Counts) -> String {
     );
     if failed > 0 {
         line.push_str(&format!(", {failed} not reached"));
+    }
+    if dropped > 0 {
+        line.push_str(&format!(", {dropped} datagrams dropped"));
     }
     line
 }
@@ -68,9 +71,11 @@ mod tests {
 
     #[test]
     fn the_line_tells_what_is_carried() {
-        let counts = Counts { open: 2, connections: 17, failed: 0, sent: 1023, received: 3 << 29 };
+        let counts =
+            Counts { open: 2, connections: 17, sent: 1023, received: 3 << 29, ..Counts::default() };
         assert_eq!(line(counts), "2 open, 17 so far, sent 1023 B, received 1.5 GiB");
         let counts = Counts { failed: 1, received: u64::MAX, ..counts };
         assert!(line(counts).ends_with("TiB, 1 not reached"));
+        assert!(line(Counts { dropped: 2, ..counts }).ends_with(", 2 datagrams dropped"));
     }
 }

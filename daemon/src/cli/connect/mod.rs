@@ -32,6 +32,8 @@ Examples:
   jwtunnel connect -s https://gw.example/netunnel --key-file key.txt \\
       -L 8080:127.0.0.1:80 -L /run/db.sock:db.lan:5432 -R 2222:/run/sshd.sock
       several tunnels over one channel, UNIX sockets among them
+  jwtunnel connect -s https://gw.example/netunnel --key-file key.txt -L 5353:10.0.0.2:53/udp
+      datagrams to port 5353 here leave at the server for the name server there
   jwtunnel connect --config tunnels.toml --status
 
 The file of --config is TOML and has the long flags as keys, with _ for - (server, key_file, identifier, auth_uri,
@@ -51,13 +53,13 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// A tunnel to the server's side: PORT, ADDRESS:PORT or /SOCKET here, then HOST:PORT as the server sees it. May be
-    /// repeated.
+    /// A tunnel to the server's side: PORT, ADDRESS:PORT or /SOCKET here, then HOST:PORT as the server sees it; with
+    /// /udp at its end for datagrams. May be repeated.
     #[arg(short = 'L', long, value_name = "LISTEN:HOST:PORT", value_parser = spec::forward)]
     forward: Vec<Spec>,
 
-    /// A tunnel from the server's side: PORT or ADDRESS:PORT there, then HOST:PORT or /SOCKET as seen from here. May
-    /// be repeated.
+    /// A tunnel from the server's side: PORT or ADDRESS:PORT there, then HOST:PORT or /SOCKET as seen from here; with
+    /// /udp at its end for datagrams. May be repeated.
     #[arg(short = 'R', long = "reverse-tunnel", value_name = "LISTEN:TARGET", value_parser = spec::reverse)]
     reverse_tunnels: Vec<Spec>,
 

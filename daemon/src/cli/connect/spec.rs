@@ -19,6 +19,8 @@ pub(super) enum Spec {
 pub(super) enum Listen {
     /// Port 0 lets the system choose.
     Tcp(String, u16),
+    /// The same for datagrams.
+    Udp(String, u16),
     Unix(PathBuf),
 }
 
@@ -26,15 +28,16 @@ impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address, port) => write!(f, "{address}:{port}"),
+            Self::Udp(address, port) => write!(f, "{address}:{port}/udp"),
             Self::Unix(path) => path.display().fmt(f),
         }
     }
 }
 
 const FORWARD: &str =
-    "expected [ADDRESS:]PORT:HOST:PORT or /SOCKET:HOST:PORT, with IPv6 in brackets";
+    "expected [ADDRESS:]PORT:HOST:PORT[/udp] or /SOCKET:HOST:PORT, with IPv6 in brackets";
 const REVERSE: &str =
-    "expected [ADDRESS:]PORT:HOST:PORT or [ADDRESS:]PORT:/SOCKET, with IPv6 in brackets";
+    "expected [ADDRESS:]PORT:HOST:PORT[/udp] or [ADDRESS:]PORT:/SOCKET, with IPv6 in brackets";
 
 /// Reads `-L`.
 ///
@@ -42,7 +45,9 @@ const REVERSE: &str =
 /// The form that is expected.
 pub(super) fn forward(text: &str) -> Result<Spec, String> {
     let read = || {
+        let (text, is_udp) = protocol(text);
         let (listen, rest) = match text.strip_prefix('/') {
+            Some(_) if is_udp => return None,
             Some(rest) => {
                 let (path, rest) = rest.split_once(':')?;
                 (Listen::Unix(format!("/{path}").into()), parts(rest)?)
@@ -50,7 +55,8 @@ pub(super) fn forward(text: &str) -> Result<Spec, String> {
             None => {
                 let mut parts = parts(text)?;
                 let (address, port) = entrance(&mut parts, 2)?;
-                (Listen::Tcp(address, port), parts)
+                let listen = if is_udp { Listen::Udp } else { Listen::Tcp };
+                (listen(address, port), parts)
             }
         };
         let [host, port] = <[String; 2]>::try_from(rest).ok()?;
@@ -66,9 +72,13 @@ pub(super) fn forward(text: &str) -> Result<Spec, String> {
 /// The form that is expected.
 pub(super) fn reverse(text: &str) -> Result<Spec, String> {
     let read = || {
-        let (text, target) = match text.split_once(":/") {
-            Some((text, path)) => (text, Some(Target::Unix(format!("/{path}").into()))),
-            None => (text, None),
+        let (text, target, is_udp) = match text.split_once(":/") {
+            // A socket may have any name, one that ends in /udp too.
+            Some((text, path)) => (text, Some(Target::Unix(format!("/{path}").into())), false),
+            None => {
+                let (text, is_udp) = protocol(text);
+                (text, None, is_udp)
+            }
         };
         let mut parts = parts(text)?;
         let (address, port) = entrance(&mut parts, if target.is_some() { 0 } else { 2 })?;
@@ -77,12 +87,21 @@ pub(super) fn reverse(text: &str) -> Result<Spec, String> {
             Some(_) => return None,
             None => {
                 let [host, port] = <[String; 2]>::try_from(parts).ok()?;
-                Target::Tcp(host, port.parse().ok().filter(|port| *port != 0)?)
+                let port = port.parse().ok().filter(|port| *port != 0)?;
+                if is_udp { Target::Udp(host, port) } else { Target::Tcp(host, port) }
             }
         };
         Some(Spec::Reverse { address, port, target })
     };
     read().ok_or_else(|| REVERSE.to_owned())
+}
+
+/// Takes `/udp` or `/tcp` from the end; whether it is UDP.
+fn protocol(text: &str) -> (&str, bool) {
+    match text.strip_suffix("/udp") {
+        Some(text) => (text, true),
+        None => (text.strip_suffix("/tcp").unwrap_or(text), false),
+    }
 }
 
 /// Takes `[ADDRESS:]PORT` from the front, so that `rest` parts remain.
@@ -127,6 +146,10 @@ mod tests {
         let unix =
             Spec::Forward { listen: Listen::Unix("/run/a.sock".into()), host: "h".into(), port: 1 };
         assert_eq!(forward("/run/a.sock:h:1"), Ok(unix));
+        let udp =
+            Spec::Forward { listen: Listen::Udp("::1".into(), 53), host: "::2".into(), port: 53 };
+        assert_eq!(forward("[::1]:53:[::2]:53/udp"), Ok(udp));
+        assert_eq!(forward("8080:h:1/tcp"), Ok(tcp("127.0.0.1", 8080, "h", 1)));
         for text in [
             "",
             "1",
@@ -138,6 +161,10 @@ mod tests {
             "1:h:65536",
             "[::1:1:h:1",
             "a.sock:h:1:",
+            "/run/a.sock:h:1/udp",
+            "1:h:1/sctp",
+            "1:h/udp",
+            "/udp",
         ] {
             assert_eq!(forward(text), Err(FORWARD.into()), "{text}");
         }
@@ -150,7 +177,9 @@ mod tests {
         assert_eq!(reverse("2222:/run/docker.sock"), to(Target::Unix("/run/docker.sock".into())));
         let any = Spec::Reverse { address: "0.0.0.0".into(), port: 0, target: ("h", 1).into() };
         assert_eq!(reverse("0.0.0.0:0:h:1"), Ok(any));
-        for text in ["", "1", "1:h", "1:h:0", ":/x", "a:b:c:/x", "1:h:1:/x"] {
+        assert_eq!(reverse("2222:h:53/udp"), to(Target::Udp("h".into(), 53)));
+        assert_eq!(reverse("2222:/run/udp"), to(Target::Unix("/run/udp".into())));
+        for text in ["", "1", "1:h", "1:h:0", ":/x", "a:b:c:/x", "1:h:1:/x", "1:h/udp"] {
             assert_eq!(reverse(text), Err(REVERSE.into()), "{text}");
         }
     }

@@ -104,6 +104,15 @@ pub enum ClientError {
         /// The system's word.
         source: io::Error,
     },
+    /// A tunnel for datagrams was asked for.
+    #[error(
+        "{server} has no tunnels for UDP. Is it NETunnel's original, or an older jwtunneld, or does it have \
+         netunnel.udp = false? Take TCP, or ask its operator"
+    )]
+    NoUdp {
+        /// Its URL.
+        server: String,
+    },
     /// The channel ended before the answer came.
     #[error("the channel to {server} ended: {end}")]
     Ended {
@@ -123,7 +132,7 @@ impl ClientError {
             | Self::CaFile { .. }
             | Self::Tls(_)
             | Self::Unauthorized { .. } => true,
-            Self::Bind { .. } | Self::BindUnix { .. } => true,
+            Self::Bind { .. } | Self::BindUnix { .. } | Self::NoUdp { .. } => true,
             // What the policy forbids, not what is busy.
             Self::Refused { status, .. } => {
                 matches!(*status, StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST)

@@ -6,8 +6,8 @@
 //!
 //! The end of a tunnel on this side is
 //! - for [`Client::forward`], an [`Entrance`]: a TCP port, a UNIX socket, or the program itself, which opens connections
-//!   by a [`Dialer`]. It survives the client: it stays bound, and what connects meanwhile waits;
-//! - for [`Client::reverse`], an exit, the [`Target`]: a host and port, a UNIX socket, or the program itself, which takes
+//!   by a [`Dialer`]; or a UDP port. It survives the client: it stays bound, and what connects meanwhile waits;
+//! - for [`Client::reverse`], an exit, the [`Target`]: a host and port, by TCP or UDP, a UNIX socket, or the program itself, which takes
 //!   connections from [`Incoming`].
 //!
 //! ```no_run
@@ -52,13 +52,14 @@ mod network;
 mod program;
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::sync::{RwLock, watch};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -69,12 +70,13 @@ use super::entrance::{self, Use};
 use super::exit::{self, DialError, ExitOptions, Served};
 use super::features::Features;
 use super::frames::DataSocket;
-use super::plain::{Origin, Plain, PlainListener};
+use super::plain::{Local, Origin, Plain, PlainListener, Protocol};
 use super::session::{Options, Outcome, Side};
 use super::settings::{PROTOCOL_VERSION, Timings};
 use super::stop::{Life, Stop, StopReason};
 use super::traffic::{Counts, Traffic};
 use super::transport::{WebSocket, control as control_websocket};
+use super::udp::Flow;
 use super::wire::{Message, MessageError};
 use crate::logging::Throttle;
 pub use credentials::Credentials;
@@ -149,6 +151,7 @@ struct Shared {
 #[derive(Debug)]
 struct Lane {
     life: Life,
+    protocol: Protocol,
     /// Where a reverse tunnel leads; a forward tunnel has its entrance instead.
     exit: Option<Target>,
 }
@@ -239,10 +242,23 @@ impl Entrance {
     /// # Errors
     /// [`ClientError::Bind`].
     pub async fn bind(address: SocketAddr) -> Result<Self, ClientError> {
+        Self::bind_to(Protocol::Tcp, address).await
+    }
+
+    /// The same for datagrams. What one address sends makes a flow, which leaves at the server from a port of its own
+    /// and ends after [`Timings::udp_idle`] without datagrams. What finds no room on the way is dropped.
+    ///
+    /// # Errors
+    /// [`ClientError::Bind`].
+    pub async fn bind_udp(address: SocketAddr) -> Result<Self, ClientError> {
+        Self::bind_to(Protocol::Udp, address).await
+    }
+
+    async fn bind_to(protocol: Protocol, address: SocketAddr) -> Result<Self, ClientError> {
         let bind = |source| ClientError::Bind { address, source };
-        let listener = TcpListener::bind(address).await.map_err(bind)?;
+        let listener = PlainListener::bind(protocol, address).await.map_err(bind)?;
         let address = Some(listener.local_addr().map_err(bind)?);
-        let listener = Arc::new(PlainListener::Tcp(listener));
+        let listener = Arc::new(listener);
         Ok(Self { listener, address, entrance: entrance::Entrance::new() })
     }
 
@@ -287,6 +303,8 @@ impl std::fmt::Display for Entrance {
 pub enum Target {
     /// Host and port.
     Tcp(String, u16),
+    /// The same for datagrams.
+    Udp(String, u16),
     /// A UNIX socket.
     Unix(PathBuf),
     /// This program itself.
@@ -301,6 +319,15 @@ impl Target {
     }
 }
 
+impl Target {
+    fn protocol(&self) -> Protocol {
+        match self {
+            Self::Udp(..) => Protocol::Udp,
+            Self::Tcp(..) | Self::Unix(_) | Self::Program(_) => Protocol::Tcp,
+        }
+    }
+}
+
 impl From<(&str, u16)> for Target {
     fn from((host, port): (&str, u16)) -> Self {
         Self::Tcp(host.to_owned(), port)
@@ -311,6 +338,7 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Udp(host, port) => write!(f, "{host}:{port}/udp"),
             Self::Unix(path) => path.display().fmt(f),
             Self::Program(_) => f.write_str("this program"),
         }
@@ -362,7 +390,8 @@ impl Client {
         let shared = &self.0;
         // Exactly these keys: the original refuses a body with any other.
         let wish = json!({"exit_address": address, "exit_port": port, "reverse": false});
-        let answer = shared.create(&wish).await?;
+        let protocol = entrance.listener.protocol();
+        let answer = shared.create(wish, protocol).await?;
         let id = shared.tunnel_id(&answer)?;
         // The first one here, for its error. What the tunnel needs later is a matter of the feeder.
         let first = match shared.tunnel_websocket(id).await {
@@ -372,7 +401,7 @@ impl Client {
                 return Err(error);
             }
         };
-        let lane = shared.add(id, None);
+        let lane = shared.add(id, protocol, None);
         let life = lane.life.clone();
         shared.clone().enter(&lane, entrance, first);
         let (listener, accepting) = (entrance.listener.clone(), entrance.entrance.clone());
@@ -402,10 +431,12 @@ impl Client {
         let shared = &self.0;
         let port = if port == 0 { Value::Null } else { port.into() };
         let wish = json!({"entrance_address": address, "entrance_port": port, "reverse": true});
+        let target = target.into();
+        let protocol = target.protocol();
         let creating = shared.creating.write().await;
-        let answer = shared.create(&wish).await?;
+        let answer = shared.create(wish, protocol).await?;
         let id = shared.tunnel_id(&answer)?;
-        let lane = shared.add(id, Some(target.into()));
+        let lane = shared.add(id, protocol, Some(target));
         drop(creating);
         let address = answer.get("entrance_address").and_then(Value::as_str);
         let port = answer.get("entrance_port").and_then(Value::as_u64);
@@ -449,13 +480,20 @@ impl Shared {
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, id: u64, exit: Option<Target>) -> Arc<Lane> {
-        let lane = Arc::new(Lane { life: Life::new(&self.stop), exit });
+    fn add(&self, id: u64, protocol: Protocol, exit: Option<Target>) -> Arc<Lane> {
+        let lane = Arc::new(Lane { life: Life::new(&self.stop), protocol, exit });
         self.lanes().insert(id, lane.clone());
         lane
     }
 
-    async fn create(&self, wish: &Value) -> Result<Value, ClientError> {
+    async fn create(&self, mut wish: Value, protocol: Protocol) -> Result<Value, ClientError> {
+        if protocol == Protocol::Udp {
+            if !self.features.udp {
+                return Err(ClientError::NoUdp { server: self.http.server().to_owned() });
+            }
+            wish["protocol"] = protocol.as_str().into();
+        }
+        let wish = &wish;
         self.http.post(&format!("/channels/{}/tunnels", self.channel), wish).await
     }
 
@@ -548,10 +586,11 @@ impl Shared {
 
     /// Lets `ws` wait at the entrance.
     fn enter(self: Arc<Self>, lane: &Arc<Lane>, entrance: &Entrance, ws: DataSocket) {
-        let (life, entrance) = (lane.life.clone(), entrance.entrance.clone());
-        lane.life.tasks.spawn(async move {
+        let (lane, entrance) = (lane.clone(), entrance.entrance.clone());
+        lane.life.tasks.clone().spawn(async move {
+            let life = &lane.life;
             let use_of = Use {
-                options: self.options(Side::Entrance),
+                options: self.options(Side::Entrance, lane.protocol),
                 retired: &life.retired,
                 stop: &life.stop,
                 start: self.timings.start,
@@ -561,14 +600,14 @@ impl Shared {
         });
     }
 
-    fn options(&self, side: Side) -> Options {
-        Options::new(side, self.features, true, &self.timings, &self.traffic)
+    fn options(&self, side: Side, protocol: Protocol) -> Options {
+        Options::new(side, protocol, self.features, true, &self.timings, &self.traffic)
     }
 
     /// Opens one websocket of a reverse tunnel and serves it.
     fn exit(self: Arc<Self>, id: u64, lane: &Arc<Lane>) {
         let Some(target) = lane.exit.clone() else { return };
-        let life = lane.life.clone();
+        let (life, protocol) = (lane.life.clone(), lane.protocol);
         lane.life.tasks.spawn(async move {
             let ws = tokio::select! {
                 opened = self.tunnel_websocket(id) => match opened {
@@ -579,7 +618,7 @@ impl Shared {
                 _ = life.retired.stopped() => return,
             };
             let options = ExitOptions {
-                session: self.options(Side::Exit),
+                session: self.options(Side::Exit, protocol),
                 start: self.timings.start,
             };
             let dial = || dial(&target, self.timings.dial);
@@ -615,18 +654,23 @@ impl Shared {
 }
 
 /// Connects to the local end of a reverse tunnel. No policy: the user of this machine named it.
-async fn dial(target: &Target, limit: Duration) -> Result<Plain, DialError> {
+async fn dial(target: &Target, limit: Duration) -> Result<Local, DialError> {
     let connect = async {
-        match target {
+        Ok(Local::Stream(match target {
             Target::Tcp(host, port) => {
-                TcpStream::connect((host.as_str(), *port)).await.map(Plain::Tcp)
+                Plain::Tcp(TcpStream::connect((host.as_str(), *port)).await?)
             }
-            Target::Unix(path) => UnixStream::connect(path).await.map(Plain::Unix),
-            Target::Program(program) => program.connect().await.map(Plain::Unix),
-        }
+            Target::Udp(host, port) => {
+                let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+                let address = lookup_host((host.as_str(), *port)).await?.next().ok_or_else(none)?;
+                return Ok(Local::Datagrams(Flow::connect(address).await?));
+            }
+            Target::Unix(path) => Plain::Unix(UnixStream::connect(path).await?),
+            Target::Program(program) => Plain::Unix(program.connect().await?),
+        }))
     };
     match timeout(limit, connect).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(local)) => Ok(local),
         Ok(Err(source)) => Err(DialError::Connect { address: target.to_string(), source }),
         Err(_) => Err(DialError::Timeout(target.to_string(), limit)),
     }

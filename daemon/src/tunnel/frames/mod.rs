@@ -141,6 +141,11 @@ impl DataSocket {
         }
     }
 
+    /// Binary messages are datagrams: each comes whole, and one longer than `most` is an error.
+    pub(super) fn take_whole(&mut self, most: usize) {
+        self.parser.take_whole(most);
+    }
+
     /// The other end is ours too, and takes larger messages.
     pub(super) fn enlarge_messages(&mut self) {
         self.largest = MOST;

@@ -25,6 +25,10 @@ pub(super) struct Parser {
     /// Payload of the message so far announced.
     announced: u64,
     text: Text,
+    /// Binary messages are handed on whole, and may not be longer than this.
+    whole: Option<usize>,
+    /// What has come of such a message that is in several frames.
+    held: BytesMut,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +73,14 @@ impl Parser {
             message: None,
             announced: 0,
             text: Text::default(),
+            whole: None,
+            held: BytesMut::new(),
         }
+    }
+
+    /// From the next message on: binary ones are handed on whole, and longer ones than `most` are refused.
+    pub(super) fn take_whole(&mut self, most: usize) {
+        self.whole = Some(most);
     }
 
     /// How much of the payload of the frame that is being read is still to come.
@@ -118,7 +129,8 @@ impl Parser {
 
     /// The next message or piece of one in `input`, which is taken out of it. None: more input is needed.
     ///
-    /// A binary message of some length comes as pieces that are not empty, an empty one as an empty piece. A text
+    /// A binary message of some length comes as pieces that are not empty, an empty one as an empty piece; after
+    /// [`Self::take_whole`] each comes as one. A text
     /// longer than [`SHORT`] comes as an empty one: nobody here wants it.
     pub(super) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Message>, Error> {
         loop {
@@ -140,11 +152,23 @@ impl Parser {
                 return control(what, payload).map(Some);
             };
             if frame.left > 0 {
-                if input.is_empty() {
+                let whole = self.whole.is_some() && kind == Kind::Binary;
+                if input.is_empty() || whole && (input.len() as u64) < frame.left {
                     return Ok(None);
                 }
                 let piece = frame.take(input);
                 match kind {
+                    Kind::Binary if whole => {
+                        let last = frame.last;
+                        self.end_frame();
+                        if last && self.held.is_empty() {
+                            return Ok(Some(Message::Binary(piece)));
+                        }
+                        self.held.extend_from_slice(&piece);
+                        if last {
+                            return Ok(Some(Message::Binary(self.held.split().freeze())));
+                        }
+                    }
                     Kind::Binary => {
                         if frame.left == 0 {
                             self.end_frame();
@@ -158,7 +182,10 @@ impl Parser {
             let (last, empty) = (frame.last, self.announced == 0);
             self.end_frame();
             match kind {
-                Kind::Binary if last && empty => return Ok(Some(Message::Binary(Bytes::new()))),
+                // Its end, without payload, of which the rest is held, if it is not handed on already.
+                Kind::Binary if last && (empty || !self.held.is_empty()) => {
+                    return Ok(Some(Message::Binary(self.held.split().freeze())));
+                }
                 Kind::Text if last => {
                     let text = std::mem::take(&mut self.text).finish()?;
                     return Ok(Some(Message::Text(text)));
@@ -223,12 +250,13 @@ impl Parser {
                 self.announced = 0;
             }
             let size = self.announced.saturating_add(length);
-            if size > MAX_DATA_MESSAGE as u64 {
+            let max_size = match (what, self.whole) {
+                (What::Data(Kind::Binary), Some(most)) => most,
+                _ => MAX_DATA_MESSAGE,
+            };
+            if size > max_size as u64 {
                 let size = usize::try_from(size).unwrap_or(usize::MAX);
-                return Err(Error::Capacity(CapacityError::MessageTooLong {
-                    size,
-                    max_size: MAX_DATA_MESSAGE,
-                }));
+                return Err(Error::Capacity(CapacityError::MessageTooLong { size, max_size }));
             }
         }
         let mask = if masked {
@@ -431,6 +459,58 @@ mod tests {
             let (messages, error) = read(&bytes, true, step);
             assert!(error.is_none(), "{step}: {error:?}");
             assert_eq!(messages, expected, "{step}");
+        }
+    }
+
+    /// A datagram is a message, however it is cut.
+    #[test]
+    fn whole_messages_are_read_at_every_split() {
+        let mask = Some([1, 2, 3, 4]);
+        let bytes = [
+            frame(0x82, &[7; 300], mask),
+            frame(0x82, b"", mask),
+            frame(0x02, b"a", mask),
+            frame(0x89, b"hi", mask),
+            frame(0x00, b"", mask),
+            frame(0x00, b"b", mask),
+            frame(0x80, b"", mask),
+            frame(0x02, b"", mask),
+            frame(0x80, b"", mask),
+            frame(0x02, b"", mask),
+            frame(0x80, b"c", mask),
+            frame(0x82, b"d", mask),
+        ]
+        .concat();
+        let expected = vec![
+            binary(&[7; 300]),
+            binary(b""),
+            Message::Ping("hi".into()),
+            binary(b"ab"),
+            binary(b""),
+            binary(b"c"),
+            binary(b"d"),
+        ];
+        for step in 1..bytes.len() {
+            let mut parser = Parser::new(true);
+            parser.take_whole(300);
+            let (mut input, mut messages) = (BytesMut::new(), Vec::new());
+            for piece in bytes.chunks(step) {
+                input.extend_from_slice(piece);
+                while let Some(message) = parser.next(&mut input).unwrap() {
+                    messages.push(message);
+                }
+            }
+            assert_eq!(messages, expected, "{step}");
+        }
+        for frames in [
+            frame(0x82, &[7; 301], mask),
+            [frame(0x02, &[7; 300], mask), frame(0x80, b"1", mask)].concat(),
+        ] {
+            let mut parser = Parser::new(true);
+            parser.take_whole(300);
+            let mut input = BytesMut::from(&frames[..]);
+            let error = parser.next(&mut input).unwrap_err();
+            assert!(matches!(error, Error::Capacity(_)), "{error:?}");
         }
     }
 
