@@ -1,6 +1,7 @@
 //! Long transfers, whose payload goes through pipes (splice(2)) and not through this process: nothing is lost, changed or
 //! put in another order, whatever comes between.
 
+#[path = "tunnels/tunnel_harness/mod.rs"]
 mod tunnel_harness;
 
 use std::net::SocketAddr;

@@ -36,9 +36,7 @@ pub use nginx::{Check, Nginx, NginxBuilder};
 pub use poll::{eventually, within};
 pub use ports::Port;
 pub use process::Process;
-pub use python::{
-    PythonServer, StaticTunnel, python, register_peer, schemathesis, static_tunnel,
-};
+pub use python::{PythonServer, StaticTunnel, python, register_peer, schemathesis, static_tunnel};
 pub use scratch::Scratch;
 pub use service::Service;
 pub use setup::{build_dir, built, conf_dir, repository};

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::*;
 
-#[path = "../../tests/issuer_harness/postgres.rs"]
+#[path = "../../tests/issuer/issuer_harness/postgres.rs"]
 mod server;
 
 const QUEUE: usize = 256;

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt, StreamExt};
 use tokio::io::ReadBuf;
@@ -32,6 +33,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::frames::DataSocket;
 use super::session::{End, Options, Outcome};
 use super::stop::{Stop, StopReason};
+use super::traffic::Traffic;
 use super::transport::{error_code, refuse};
 
 /// The length field of UDP holds no more, headers included.
@@ -63,8 +65,32 @@ pub(super) struct UdpEntrance {
 #[derive(Debug)]
 pub(super) struct Flow {
     ends: Ends,
-    /// Datagrams that were dropped and that nobody has counted yet.
-    dropped: Arc<AtomicU64>,
+    dropped: Arc<Dropped>,
+}
+
+/// Datagrams that were dropped, at an entrance or for a flow.
+#[derive(Debug, Default)]
+struct Dropped {
+    /// Where they are counted: by the channel that has the latest flow.
+    traffic: ArcSwapOption<Traffic>,
+    /// Those before there was any.
+    before: AtomicU64,
+}
+
+impl Dropped {
+    fn count(&self) {
+        match &*self.traffic.load() {
+            Some(traffic) => traffic.dropped(1),
+            None => {
+                self.before.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn count_by(&self, traffic: &Arc<Traffic>) {
+        self.traffic.store(Some(traffic.clone()));
+        traffic.dropped(self.before.swap(0, Ordering::Relaxed));
+    }
 }
 
 #[derive(Debug)]
@@ -106,20 +132,17 @@ impl UdpEntrance {
 /// Gives each datagram to its flow.
 async fn sort(socket: Arc<UdpSocket>, new: mpsc::Sender<(Flow, SocketAddr)>) {
     let room = Arc::new(Semaphore::new(WAITING_BYTES));
-    let dropped = Arc::new(AtomicU64::new(0));
+    let dropped = Arc::new(Dropped::default());
     let mut flows: HashMap<SocketAddr, mpsc::Sender<Waiting>> = HashMap::new();
     loop {
         let Ok((data, program)) = poll_fn(|cx| poll_receive_from(&socket, cx)).await else {
             sleep(FAULT).await;
             continue;
         };
-        let drop = || {
-            dropped.fetch_add(1, Ordering::Relaxed);
-        };
         // An empty one takes room, too.
         let size = u32::try_from(data.len().max(64)).unwrap_or(u32::MAX);
         let Ok(share) = room.clone().try_acquire_many_owned(size) else {
-            drop();
+            dropped.count();
             continue;
         };
         let mut datagram = Waiting { data, _room: share };
@@ -127,7 +150,7 @@ async fn sort(socket: Arc<UdpSocket>, new: mpsc::Sender<(Flow, SocketAddr)>) {
             match flow.try_send(datagram) {
                 Ok(()) => continue,
                 Err(TrySendError::Full(_)) => {
-                    drop();
+                    dropped.count();
                     continue;
                 }
                 // It has ended.
@@ -136,7 +159,7 @@ async fn sort(socket: Arc<UdpSocket>, new: mpsc::Sender<(Flow, SocketAddr)>) {
         }
         flows.retain(|_, flow| !flow.is_closed());
         if flows.len() >= FLOWS {
-            drop();
+            dropped.count();
             continue;
         }
         let (queue, waiting) = mpsc::channel(WAITING);
@@ -146,7 +169,7 @@ async fn sort(socket: Arc<UdpSocket>, new: mpsc::Sender<(Flow, SocketAddr)>) {
         if begun && new.try_send((flow, program)).is_ok() {
             flows.insert(program, queue);
         } else {
-            drop();
+            dropped.count();
         }
     }
 }
@@ -175,7 +198,7 @@ impl Flow {
                     // An ICMP message about an earlier datagram: nobody listens there now, which may change.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                     Err(error) => {
-                        tracing::debug!(%error, "a datagram's socket reports an error");
+                        tracing::debug!(%error, "a flow's socket reports an error");
                     }
                 }
             },
@@ -185,12 +208,18 @@ impl Flow {
     /// Sends one datagram or drops it; waits at most until it is known that the socket can send.
     fn poll_send(&self, data: &[u8], cx: &mut Context<'_>) -> Poll<()> {
         let sent = match &self.ends {
-            Ends::Exit(socket) => ready!(socket.poll_send(cx, data)),
+            Ends::Exit(socket) => match ready!(socket.poll_send(cx, data)) {
+                // It is about an earlier datagram, and nothing was sent.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    ready!(socket.poll_send(cx, data))
+                }
+                sent => sent,
+            },
             // Several flows can't wait for one socket; its readiness is known since it has received.
             Ends::Entrance { socket, program, .. } => socket.try_send_to(data, *program),
         };
         if let Err(error) = sent {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.dropped.count();
             tracing::debug!(%error, length = data.len(), "a datagram is dropped");
         }
         Poll::Ready(())
@@ -218,6 +247,7 @@ pub(super) async fn run(
 ) -> Outcome {
     let traffic = options.traffic.clone();
     let _open = traffic.opened();
+    flow.dropped.count_by(&traffic);
     let now = Instant::now();
     let mut relay = Relay {
         ws,
@@ -237,7 +267,6 @@ pub(super) async fn run(
         reason = stop.stopped() => End::Stopped(reason),
         end = poll_fn(|cx| relay.poll(cx)) => end,
     };
-    relay.count_dropped();
     let (sent, received) = (relay.sent, relay.received);
     match end {
         End::Idle => refuse(relay.ws, CloseCode::Normal, "").await,
@@ -280,7 +309,6 @@ impl Relay {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             let (sent, received) = (self.poll_outward(cx), self.poll_inward(cx));
-            self.count_dropped();
             let mut moved = false;
             for direction in [sent, received] {
                 match direction {
@@ -374,13 +402,6 @@ impl Relay {
         }
         ready!(self.timer.as_mut().poll(cx));
         Poll::Ready(None)
-    }
-
-    fn count_dropped(&self) {
-        let dropped = self.flow.dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            self.options.traffic.dropped(dropped);
-        }
     }
 }
 

@@ -14,7 +14,21 @@ pub(super) type Reading = (Vec<Message>, Option<Error>);
 
 /// Everything in the pieces; adjacent pieces of payload become one.
 pub(super) fn read<'p>(pieces: impl IntoIterator<Item = &'p [u8]>, masked: bool) -> Reading {
+    read_by(Parser::new(masked), pieces, add)
+}
+
+/// The same with each binary message whole.
+pub(super) fn read_whole<'p>(pieces: impl IntoIterator<Item = &'p [u8]>, masked: bool) -> Reading {
     let mut parser = Parser::new(masked);
+    parser.take_whole(MAX_DATA_MESSAGE);
+    read_by(parser, pieces, Vec::push)
+}
+
+fn read_by<'p>(
+    mut parser: Parser,
+    pieces: impl IntoIterator<Item = &'p [u8]>,
+    add: fn(&mut Vec<Message>, Message),
+) -> Reading {
     let mut input = BytesMut::new();
     let mut messages = Vec::new();
     for piece in pieces {
@@ -56,18 +70,26 @@ pub fn ws_frames(data: &[u8]) {
     let masked = role % 2 == 1;
     let (messages, error) = read([bytes], masked);
     let error = kind(error);
+    let whole = read_whole([bytes], masked).0;
     // Each cut takes a whole reading, so no more than a few hundred.
     let step = bytes.len() / 256 + 1;
     for at in (1..bytes.len()).step_by(step) {
         let (first, second) = bytes.split_at(at);
         let cut = read([first, second], masked);
         assert_eq!((&cut.0, kind(cut.1)), (&messages, error.clone()), "cut at {at}");
+        assert_eq!(read_whole([first, second], masked).0, whole, "cut at {at}");
     }
-    compare(&messages, error.is_some(), bytes, masked);
+    let theirs = compare(&messages, error.is_some(), bytes, masked);
+    let datagrams = |messages: &[Message]| -> Vec<Message> {
+        let open = messages.iter().take_while(|message| !message.is_close());
+        open.filter(|message| message.is_binary()).cloned().collect()
+    };
+    assert_eq!(datagrams(&whole), datagrams(&theirs));
 }
 
 /// The library hands on whole messages, so payload may be missing there, and its place among control frames differ.
-fn compare(ours: &[Message], failed: bool, bytes: &[u8], masked: bool) {
+/// Gives what the library reads.
+fn compare(ours: &[Message], failed: bool, bytes: &[u8], masked: bool) -> Vec<Message> {
     let role = if masked { Role::Server } else { Role::Client };
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_DATA_MESSAGE))
@@ -105,6 +127,7 @@ fn compare(ours: &[Message], failed: bool, bytes: &[u8], masked: bool) {
         let fault = !matches!(&error, Some(Error::Io(_) | Error::ConnectionClosed));
         assert!(failed || !fault, "{error:?}");
     }
+    theirs
 }
 
 /// The bytes, and after them the end of the connection. What is written goes nowhere.

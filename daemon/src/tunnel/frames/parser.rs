@@ -491,15 +491,8 @@ mod tests {
             binary(b"d"),
         ];
         for step in 1..bytes.len() {
-            let mut parser = Parser::new(true);
-            parser.take_whole(300);
-            let (mut input, mut messages) = (BytesMut::new(), Vec::new());
-            for piece in bytes.chunks(step) {
-                input.extend_from_slice(piece);
-                while let Some(message) = parser.next(&mut input).unwrap() {
-                    messages.push(message);
-                }
-            }
+            let (messages, error) = super::super::fuzz::read_whole(bytes.chunks(step), true);
+            assert!(error.is_none(), "{step}: {error:?}");
             assert_eq!(messages, expected, "{step}");
         }
         for frames in [

@@ -1,11 +1,10 @@
 //! Tunnels for datagrams, which only our own ends have (nt:E11).
 
-mod tunnel_harness;
-
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::tunnel_harness::*;
 use futures_util::SinkExt;
 use jwtunnel::tunnel::client::{
     Client, ClientError, Connector, Credentials, Entrance, Target, Trust,
@@ -15,7 +14,6 @@ use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
-use tunnel_harness::*;
 
 /// A silence that ends a flow, where a test waits for that.
 const SILENCE: Duration = Duration::from_millis(300);

@@ -1,11 +1,9 @@
 //! Tokens and keys as other programs see them: /validate, /validate_request, /jwks, the JWKS file.
 //! Tokens are made and checked with a library of its own here, independent of the daemon's verifier.
 
-mod issuer_harness;
-
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use issuer_harness::{AS_ORIGINAL, Daemon, Options, PATIENCE, header, jwtunnel};
+use crate::issuer_harness::{AS_ORIGINAL, Daemon, Options, PATIENCE, header, jwtunnel};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, jwk::JwkSet};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -306,7 +304,7 @@ async fn t38_given_key_files_are_made_kept_and_used_with_the_originals_claims() 
     let daemon = Daemon::start_in(root, options()).await;
     let (jwt, _) = daemon.tokens("K", U).await;
     let mut names: Vec<_> =
-        issuer_harness::claims(&jwt).as_object().unwrap().keys().cloned().collect();
+        crate::issuer_harness::claims(&jwt).as_object().unwrap().keys().cloned().collect();
     names.sort();
     assert_eq!(names, ["exp", "iat", "identifier", "token_id"]);
     use std::os::unix::fs::PermissionsExt as _;
@@ -386,7 +384,7 @@ async fn keys_from_the_environment_are_used_and_wrong_ones_are_named() {
         for (name, value) in variables {
             options = options.variable(name, value);
         }
-        let (code, err) = issuer_harness::refusal(&options);
+        let (code, err) = crate::issuer_harness::refusal(&options);
         // 2: what the configuration's text alone tells.
         assert!(code == 1 || code == 2, "{code}: {err}");
         for part in parts {

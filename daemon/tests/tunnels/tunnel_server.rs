@@ -3,10 +3,9 @@
 //! Names end with the ids that they prove: `a18` is example A18 of the protocol's description, `w2` is a hazard of
 //! the reliability requirements.
 
-mod tunnel_harness;
-
 use std::time::Duration;
 
+use crate::tunnel_harness::*;
 use bson::rawdoc;
 use futures_util::{SinkExt, StreamExt};
 use jwtunnel::auth::Mode;
@@ -19,7 +18,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
-use tunnel_harness::*;
 
 fn settings() -> Settings {
     Settings { timings: quick(), ..Settings::default() }
@@ -728,7 +726,7 @@ async fn a_drain_cuts_what_is_open_at_its_deadline_f19() {
 async fn a_channel_that_agreed_on_statuses_is_refused_by_one_a34() {
     let limits = Limits { connections: 1, ..Limits::default() };
     let bench = Bench::open(Settings { limits, ..settings() }).await;
-    let offer = json!({"version": "1.0.13", "features": ["r7-status", "udp"]});
+    let offer = json!({"version": "1.0.13", "features": ["r7-status", "drain"]});
     let answer = bench.post("/channels", &offer).await.json();
     assert_eq!(answer["features"], json!(["r7-status"]));
     let id = answer["channel_id"].as_u64().unwrap();

@@ -1,11 +1,10 @@
 //! The client library against a server of this test that does what NETunnel's server may do and ours never does.
 //! Against real servers it is tried in `tests/`.
 
-mod tunnel_harness;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::tunnel_harness::*;
 use futures_util::{SinkExt, StreamExt};
 use jwtunnel::tunnel::Timings;
 use jwtunnel::tunnel::client::{Client, Connector, Credentials, Trust};
@@ -16,7 +15,6 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::accept_async;
 use tokio_tungstenite::tungstenite::Message;
-use tunnel_harness::*;
 
 /// A server by hand: requests in the order in which the client has to make them.
 struct Server(TcpListener);

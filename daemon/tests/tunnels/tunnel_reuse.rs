@@ -1,19 +1,17 @@
 //! Websockets that carry one connection after another, between our own ends.
 
-mod tunnel_harness;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::tunnel_harness::*;
 use jwtunnel::tunnel::client::{Client, Connector, Credentials, Entrance, Trust};
 use jwtunnel::tunnel::{Census, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tunnel_harness::*;
 
 /// Passes connections on to the server and counts them.
 async fn counted(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {

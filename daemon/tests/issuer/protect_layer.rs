@@ -1,13 +1,11 @@
 //! An axum service behind `verify::Verifier`, with the keys and the revocations of a real daemon.
 
-pub(crate) mod issuer_harness;
-
 use std::path::Path;
 use std::time::Duration;
 
+use crate::issuer_harness::{Answer, Daemon, Options, PATIENCE, jwtunnel};
 use axum::Router;
 use axum::routing::get;
-use issuer_harness::{Answer, Daemon, Options, PATIENCE, jwtunnel};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use jwtunnel::client::{Client, Secret};
 use jwtunnel::clock::Clock;
@@ -91,7 +89,7 @@ fn challenge(answer: &Answer) -> &str {
 }
 
 fn revoke(daemon: &Daemon, token: &str) {
-    let id = issuer_harness::claims(token)["token_id"].as_str().unwrap().to_owned();
+    let id = crate::issuer_harness::claims(token)["token_id"].as_str().unwrap().to_owned();
     run(daemon, &["token", "revoke", "--token-id", &id]);
 }
 

@@ -1,11 +1,9 @@
 //! The examples, as a user runs them, against a real daemon.
 
-pub(crate) mod issuer_harness;
-
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use issuer_harness::{Daemon, Options, PATIENCE};
+use crate::issuer_harness::{Daemon, Options, PATIENCE};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};

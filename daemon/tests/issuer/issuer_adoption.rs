@@ -1,16 +1,14 @@
 //! A database that the original service has made, and goes on using, under ours: jw:T39 (PostgreSQL),
 //! jw:T40 (SQLite), jw:T44 (`jwtunnel db harden`). The original runs from PyPI, unmodified.
 
-mod issuer_harness;
-
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use issuer_harness::original::Original;
-use issuer_harness::postgres::Database;
-use issuer_harness::{Daemon, Options, claims, jwtunnel};
+use crate::issuer_harness::original::Original;
+use crate::issuer_harness::postgres::Database;
+use crate::issuer_harness::{Daemon, Options, claims, jwtunnel};
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Row as _};
@@ -41,7 +39,7 @@ impl Shared {
             ],
             Self::Postgres(database) => vec![
                 ("DB_HOST", format!("127.0.0.1:{}", database.server.port)),
-                ("DB_PASS", issuer_harness::postgres::PASSWORD.into()),
+                ("DB_PASS", crate::issuer_harness::postgres::PASSWORD.into()),
                 ("DB_NAME", database.name.clone()),
             ],
         };

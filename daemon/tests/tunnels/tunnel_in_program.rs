@@ -1,12 +1,10 @@
 //! Tunnels whose ends are in the program that opens them.
 
-mod tunnel_harness;
-
+use crate::tunnel_harness::*;
 use jwtunnel::tunnel::Settings;
 use jwtunnel::tunnel::client::{Connector, Credentials, Entrance, Target, Trust};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
-use tunnel_harness::*;
 
 async fn to_the_end(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -1,18 +1,16 @@
 //! The client library against a real daemon, and against services that misbehave in ways that the daemon does not.
 
-pub(crate) mod issuer_harness;
-
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::issuer_harness::{Daemon, Options, PATIENCE};
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse as _;
 use axum::routing::{any, get, post};
-use issuer_harness::{Daemon, Options, PATIENCE};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use jwtunnel::client::{Client, Secret, TokenError};
 use jwtunnel::clock::Clock;

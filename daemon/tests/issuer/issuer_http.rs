@@ -1,9 +1,7 @@
 //! The issuer's routes over real HTTP, as the original's clients use them. `tN` in a name is the
 //! acceptance example of that number.
 
-pub(crate) mod issuer_harness;
-
-use issuer_harness::{AS_ORIGINAL, Answer, Daemon, Options, claims, header};
+use crate::issuer_harness::{AS_ORIGINAL, Answer, Daemon, Options, claims, header};
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -215,7 +213,7 @@ async fn t20_t21_unknown_and_expired_keys() {
     daemon.register("K", U).await;
     assert_eq!(daemon.post("/authenticate", body.clone()).await.status, 200);
     let mut answer = daemon.post("/authenticate", body.clone()).await;
-    let deadline = std::time::Instant::now() + issuer_harness::PATIENCE;
+    let deadline = std::time::Instant::now() + crate::issuer_harness::PATIENCE;
     while answer.status == 200 && std::time::Instant::now() < deadline {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         answer = daemon.post("/authenticate", body.clone()).await;
@@ -291,7 +289,7 @@ async fn t27_refresh_tokens_expire_and_outlive_their_key() {
         daemon.post("/refresh", body).await
     };
     let key = json!({"key": "K", "identifier": U}).to_string();
-    let deadline = std::time::Instant::now() + issuer_harness::PATIENCE;
+    let deadline = std::time::Instant::now() + crate::issuer_harness::PATIENCE;
     while daemon.post("/authenticate", key.clone()).await.status == 200 {
         assert!(std::time::Instant::now() < deadline);
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -310,7 +308,7 @@ async fn i4_refresh_can_be_bound_to_the_keys_life() {
     let daemon = Daemon::start(options).await;
     let (_, token) = daemon.tokens("K", U).await;
     let body = json!({"refresh_token": token, "identifier": U}).to_string();
-    let deadline = std::time::Instant::now() + issuer_harness::PATIENCE;
+    let deadline = std::time::Instant::now() + crate::issuer_harness::PATIENCE;
     while daemon.post("/refresh", body.clone()).await.status == 200 {
         assert!(std::time::Instant::now() < deadline);
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

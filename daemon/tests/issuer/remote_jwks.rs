@@ -1,21 +1,18 @@
 //! Other issuers' keys: fetched, kept and followed, from real servers.
 
-mod issuer_harness;
-mod key_server;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::issuer_harness::{Daemon, Options, PATIENCE, jwtunnel};
+use crate::key_server::{KeyServer, Tls, answer};
 use futures_util::StreamExt;
-use issuer_harness::{Daemon, Options, PATIENCE, jwtunnel};
 use jwt_core::JwkSet;
 use jwtunnel::clock::Clock;
 use jwtunnel::config::{Remote, RemoteSource, RsaBits, SigningAlgorithm, Size};
 use jwtunnel::remote::RemoteKeys;
 use jwtunnel::signing_key::{PublicJwks, SigningKey};
-use key_server::{KeyServer, Tls, answer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -449,7 +446,7 @@ async fn check_shows_a_remote_issuer_and_finds_its_mistakes() {
     let check = |lines: &str| {
         let rest = format!("[[jwks.remote]]\nname = \"corp\"\n{lines}");
         let mut command =
-            issuer_harness::command(root.path(), &Options { rest, ..Options::default() });
+            crate::issuer_harness::command(root.path(), &Options { rest, ..Options::default() });
         let output = command.arg("--check").output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))

@@ -1,14 +1,12 @@
 //! Several daemons on one PostgreSQL: one set of signing keys, encrypted in the database, and a JWKS file of
 //! each daemon that follows within two seconds (rel:K7).
 
-mod issuer_harness;
-
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use issuer_harness::postgres::Database;
-use issuer_harness::{Daemon, Options, PATIENCE, claims, command, header, jwtunnel};
+use crate::issuer_harness::postgres::Database;
+use crate::issuer_harness::{Daemon, Options, PATIENCE, claims, command, header, jwtunnel};
 use serde_json::Value;
 use uuid::Uuid;
 

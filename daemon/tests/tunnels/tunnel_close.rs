@@ -1,10 +1,9 @@
 //! The end of a connection, in every state that it can be in: nothing is lost, nothing stays.
 
-mod tunnel_harness;
-
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::tunnel_harness::*;
 use futures_util::SinkExt;
 use jwtunnel::tunnel::client::{Connector, Credentials, Entrance, Trust};
 use jwtunnel::tunnel::{Census, Settings};
@@ -13,7 +12,6 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
-use tunnel_harness::*;
 
 fn settings() -> Settings {
     Settings { timings: quick(), ..Settings::default() }

@@ -1,13 +1,10 @@
 //! The examples of `issuer_http` once more, on PostgreSQL, and what only that has: a server that goes away.
 
-#[path = "issuer_http.rs"]
-mod issuer_http;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use issuer_http::issuer_harness::postgres::{Database, Server};
-use issuer_http::issuer_harness::{Answer, Daemon, Options};
+use crate::issuer_harness::postgres::{Database, Server};
+use crate::issuer_harness::{Answer, Daemon, Options};
 use serde_json::json;
 use uuid::Uuid;
 

@@ -1,10 +1,7 @@
 //! The examples of `issuer_refresh` once more, on PostgreSQL, and with two daemons at once.
 
-#[path = "issuer_refresh.rs"]
-mod issuer_refresh;
-
-use issuer_refresh::issuer_harness::postgres::Database;
-use issuer_refresh::issuer_harness::{Daemon, Options};
+use crate::issuer_harness::postgres::Database;
+use crate::issuer_harness::{Daemon, Options};
 use serde_json::json;
 use uuid::Uuid;
 

@@ -1,11 +1,9 @@
 //! Refresh tokens over HTTP: used once where the key says so (rel:I5, I6, I7), for ever where a client of
 //! JWThenticator has them (jw:T44). `issuer_refresh_postgres` runs the same on PostgreSQL.
 
-pub(crate) mod issuer_harness;
-
 use std::time::{Duration, Instant};
 
-use issuer_harness::{Answer, Daemon, Options, claims};
+use crate::issuer_harness::{Answer, Daemon, Options, claims};
 use serde_json::{Value, json};
 use uuid::Uuid;
 

@@ -1,13 +1,11 @@
 //! `jwtunnel` without a daemon: keys and tokens made and judged offline, help, and mistakes in arguments.
 
-mod issuer_harness;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use crate::issuer_harness::jwtunnel_in;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use issuer_harness::jwtunnel_in;
 use serde_json::{Value, json};
 
 /// Runs `jwtunnel` in `folder` with `input` on its standard input: (exit code, stdout, stderr).

@@ -1,10 +1,8 @@
 //! Limits on failures (rel:0.3, I2, I14, F31) and the lines that an auditor reads (rel:0.2).
 
-mod issuer_harness;
-
 use std::time::{Duration, Instant};
 
-use issuer_harness::{Answer, Daemon, Options};
+use crate::issuer_harness::{Answer, Daemon, Options};
 use serde_json::{Value, json};
 use uuid::Uuid;
 

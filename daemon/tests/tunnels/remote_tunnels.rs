@@ -1,10 +1,9 @@
 //! Callers of the tunnels whose tokens another issuer signed: `NAME:sub`, and nobody else.
 
-mod tunnel_harness;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::tunnel_harness::{Bench, echo};
 use arc_swap::ArcSwap;
 use jwt_core::JwkSet;
 use jwtunnel::auth::{Authenticator, Mode, RemoteIssuer};
@@ -13,7 +12,6 @@ use jwtunnel::config::{RsaBits, Rule, SigningAlgorithm};
 use jwtunnel::signing_key::{LiveKeys, PublicJwks, SigningKey};
 use jwtunnel::tunnel::{Policy, Settings};
 use serde_json::{Value, json};
-use tunnel_harness::{Bench, echo};
 
 const ISSUER: &str = "https://corp.example";
 

@@ -1,8 +1,6 @@
 //! `jwtunnel keys import`, `show`, `prune` and `rotate --emergency`, over the real programs. `issuer_keys_postgres` runs
 //! the same on PostgreSQL.
 
-pub(crate) mod issuer_harness;
-
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use issuer_harness::{Daemon, Options, PATIENCE, claims, header, jwtunnel};
+use crate::issuer_harness::{Daemon, Options, PATIENCE, claims, header, jwtunnel};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, SqliteConnection};
 use uuid::Uuid;

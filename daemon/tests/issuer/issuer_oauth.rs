@@ -1,8 +1,6 @@
 //! OAuth 2.0, as a client library that knows nothing of us uses it, and what it does not try.
 
-mod issuer_harness;
-
-use issuer_harness::{Answer, Daemon, Options, claims};
+use crate::issuer_harness::{Answer, Daemon, Options, claims};
 use oauth2::basic::BasicClient;
 use oauth2::{
     AccessToken, AuthType, ClientId, ClientSecret, HttpRequest, HttpResponse, IntrospectionUrl,

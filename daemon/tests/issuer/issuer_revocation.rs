@@ -1,13 +1,11 @@
 //! Revocation, from the command line to every place that refuses: the API, the file for nginx, the tunnels.
 //! `issuer_revocation_postgres` runs the same on PostgreSQL.
 
-pub(crate) mod issuer_harness;
-
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::issuer_harness::{Answer, Daemon, Options, claims, header, jwtunnel};
 use futures_util::StreamExt as _;
-use issuer_harness::{Answer, Daemon, Options, claims, header, jwtunnel};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -124,7 +122,7 @@ async fn i17_an_identifiers_tokens_issued_so_far_are_refused_and_later_ones_are_
     let entry = &file(&daemon)["identifier"][&identifier];
     assert!((now() - 5..=now() + 1).contains(&entry[0].as_i64().unwrap()), "{entry}");
     // Its key was not revoked: from the next second on there are new tokens.
-    let deadline = tokio::time::Instant::now() + issuer_harness::PATIENCE;
+    let deadline = tokio::time::Instant::now() + crate::issuer_harness::PATIENCE;
     loop {
         let answer = refresh(&daemon, &refresh_token).await.json();
         if !is_refused(&daemon, answer["jwt"].as_str().unwrap()).await {
@@ -142,7 +140,7 @@ async fn i17_an_identifiers_tokens_issued_so_far_are_refused_and_later_ones_are_
 
 #[tokio::test]
 async fn tokens_without_standard_claims_are_revoked_by_their_identifier() {
-    let daemon = Daemon::start(Options::issuer(issuer_harness::AS_ORIGINAL)).await;
+    let daemon = Daemon::start(Options::issuer(crate::issuer_harness::AS_ORIGINAL)).await;
     let (jwt, _) = daemon.tokens("K", U).await;
     assert!(claims(&jwt).get("key").is_none());
     revoked(&daemon, &["keys", "revoke", "--key-file", "-"], "K");
@@ -170,7 +168,7 @@ async fn i17_single_tokens_and_what_a_signing_key_signed() {
     assert_eq!(code, 1);
     assert!(err.contains("jwtunnel keys rotate --emergency"), "{err}");
     revoked(&daemon, &["keys", "rotate", "--now"], "");
-    let deadline = tokio::time::Instant::now() + issuer_harness::PATIENCE;
+    let deadline = tokio::time::Instant::now() + crate::issuer_harness::PATIENCE;
     let four = loop {
         let answer = refresh(&daemon, &refresh_token).await.json();
         let jwt = answer["jwt"].as_str().unwrap().to_owned();

@@ -1,13 +1,12 @@
 //! The operator's routes: peers, static tunnels, proxy, factory reset. The peer is another server in this process, or
 //! the same one; `tests/` tries the original's programs.
 
-mod tunnel_harness;
-
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::tunnel_harness::*;
 use jwtunnel::auth::{Authenticator, Mode};
 use jwtunnel::clock::Clock;
 use jwtunnel::config::{Environment, Loaded};
@@ -19,7 +18,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
-use tunnel_harness::*;
 
 /// A server with an operator, on a state file of its own.
 struct Site {

@@ -1,12 +1,9 @@
 //! The examples of `issuer_revocation` once more, on PostgreSQL, and what only that has: other daemons.
 
-#[path = "issuer_revocation.rs"]
-mod issuer_revocation;
-
 use std::time::{Duration, Instant};
 
-use issuer_revocation::issuer_harness::postgres::Database;
-use issuer_revocation::issuer_harness::{Daemon, Options, jwtunnel};
+use crate::issuer_harness::postgres::Database;
+use crate::issuer_harness::{Daemon, Options, jwtunnel};
 use serde_json::json;
 use uuid::Uuid;
 
