@@ -408,7 +408,7 @@ fn the_status_tells_what_is_carried() {
     let mut peer = Daemon::start("auth = \"none\"");
     let ours_open = Daemon::start("peer_auth = \"none\"");
     assert_eq!(register_peer(&ours_open.internal(""), &peer.netunnel(""), None).status, 200);
-    let _tunnel = static_tunnel(&ours_open.internal(""), service.port());
+    let tunnel = static_tunnel(&ours_open.internal(""), service.port());
     let output = run(&ours_open, &["--json"]);
     assert_eq!(output.status.code(), Some(0));
     let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -416,7 +416,8 @@ fn the_status_tells_what_is_carried() {
     peer.process().signal("KILL");
     eventually("it is told", || (run(&ours_open, &[]).status.code() == Some(3)).then_some(()));
     let said = String::from_utf8_lossy(&run(&ours_open, &[]).stdout).into_owned();
-    assert!(said.contains("static tunnel other/1: 127.0.0.1:"), "{said}");
+    let expected = format!("static tunnel other/1: {} -> 127.0.0.1:", tunnel.entrance());
+    assert!(said.contains(&expected), "{said}");
     assert!(said.contains("offline ("), "{said}");
     ours.process().signal("KILL");
     let _ = ours.process().wait(LIMIT);

@@ -208,6 +208,7 @@ pub(super) enum TunnelWish {
         /// `false`.
         reverse: bool,
         exit_address: String,
+        #[schema(maximum = 65_535)]
         exit_port: u16,
         /// `tcp`, the default, or `udp` on a channel that has agreed on the feature of this name.
         #[schema(required = false, nullable = false)]
@@ -219,7 +220,7 @@ pub(super) enum TunnelWish {
         reverse: bool,
         entrance_address: String,
         /// 0 or `null`: any allowed free one.
-        #[schema(required)]
+        #[schema(required, maximum = 65_535)]
         entrance_port: Option<u16>,
         /// As above.
         #[schema(required = false, nullable = false)]

@@ -52,7 +52,7 @@ pub(super) struct StaticTunnel {
 pub(super) struct NewStaticTunnel {
     #[schema(nullable = false, default = "127.0.0.1")]
     tunnel_remote_address: Option<String>,
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 65_535)]
     tunnel_remote_port: u16,
     #[schema(nullable = false, default = "127.0.0.1")]
     tunnel_local_address: Option<String>,
@@ -77,7 +77,6 @@ pub(super) struct NewProxy {
     #[schema(format = Password)]
     password: Option<String>,
     /// What is fetched through it to see whether it works.
-    #[schema(nullable = false)]
     test_url: Option<String>,
     #[schema(required = false, default = true)]
     check_proxy: bool,
