@@ -44,11 +44,14 @@ run() {
     shift
     "$@" 2>&1 | tee -a "$log" || status=1
 }
-# tests WHAT THREADS [NAME=VALUE...] [OPTION...] -- FILTER...: the tests of some programs, side by side where
-# cargo-nextest is installed; those of one program after the other would leave a core idle for minutes.
+# Always the same packages: with others cargo would choose other features for what they share, and build it once more.
+packages=(-p jwt-core -p jwtunnel -p system-tests)
+
+# tests WHAT THREADS FILTERSET [NAME=VALUE...] [OPTION...] -- FILTER...: the tests that nextest's FILTERSET means, side by
+# side; those of one program after the other would leave a core idle for minutes. Without cargo-nextest OPTIONs choose.
 tests() {
-    local what=$1 threads=$2 environment=()
-    shift 2
+    local what=$1 threads=$2 filterset=$3 environment=()
+    shift 3
     while [[ $1 == *=* ]]; do
         environment+=("$1")
         shift
@@ -61,24 +64,30 @@ tests() {
     shift
     if cargo nextest --version >/dev/null 2>&1; then
         run "$what" env "${environment[@]}" cargo nextest run --locked --cargo-profile quick --no-fail-fast \
-            --no-tests pass --test-threads "$threads" "${run_ignored[@]}" "${options[@]}" -- "$@"
+            --no-tests pass --test-threads "$threads" "${run_ignored[@]}" "${packages[@]}" -E "$filterset" -- "$@"
     else
         run "$what" env "${environment[@]}" cargo test --locked --profile quick --no-fail-fast \
             "${options[@]}" -- "${ignored[@]}" --test-threads "$threads" "$@"
     fi
 }
 # Those that need nginx alone, for both versions of it.
-nginx_only=(--test access --test variables --test directives --test jwks_refresh --test reload --test rules --test sources --test outcomes --test dialect --test peer_defects --test redirects --test issuers --test revocation --test upgrade --test lookups --test claim_headers --test corners --test algorithms --test phases --test requirements --test state --test key_sources --test key_requests --test key_waits --test docs)
+nginx_only=(
+    access variables directives jwks_refresh reload rules sources outcomes dialect peer_defects redirects issuers
+    revocation upgrade lookups claim_headers corners algorithms phases requirements state key_sources key_requests
+    key_waits docs
+)
 
-own=(-p jwt-core -p jwtunnel)
-tests "unit tests, and the daemon by itself" 3 "${own[@]}" -- "$@"
-run "examples of the documentation" cargo test --locked --profile quick --no-fail-fast --doc "${own[@]}" -- "$@"
+tests "unit tests, and the daemon by itself" 3 'not package(system-tests)' -p jwt-core -p jwtunnel -- "$@"
+run "examples of the documentation" \
+    cargo test --locked --profile quick --no-fail-fast --doc "${packages[@]}" -- "$@"
 where=$(if [ "${NGINX:-docker}" = host ]; then echo 'of this machine'; else echo 'in Docker'; fi)
-tests "nginx $where, the daemon, the original programs" 6 -p system-tests -- "$@"
+tests "nginx $where, the daemon, the original programs" 6 'package(system-tests)' -p system-tests -- "$@"
 nginx_128=$(scripts/nginx-source.sh vendored | sed -n 's/^NGINX_BUILD_DIR=//p')/nginx
-tests "the same module in nginx 1.28" 6 \
+only=$(printf ' + binary_id(=system-tests::%s)' "${nginx_only[@]}")
+# shellcheck disable=SC2046  # Names of programs, each a word.
+tests "the same module in nginx 1.28" 6 "${only# + }" \
     NGINX=host NGINX_BINARY="$nginx_128" JWTUNNEL_BUILD_DIR="$root/build/nginx-1.28" \
-    -p system-tests "${nginx_only[@]}" -- "$@"
+    -p system-tests $(printf -- '--test %s ' "${nginx_only[@]}") -- "$@"
 
 # A word that is in no test's name would make every run a green one.
 for word in "$@"; do
