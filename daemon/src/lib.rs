@@ -110,7 +110,7 @@ mod openapi;
 mod pause;
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -125,7 +125,7 @@ use config::{Config, Jwthenticator, NetunnelAuth};
 use http::limits::Limits;
 use http::pages::Pages;
 use http::serve::{self, Listener};
-use http::{App, Routes};
+use http::{App, Routes, VERIFIED_BYTES, VerifiedTokens};
 use issuer::Issuer;
 use key_ring::{KeyRing, RingError, Settings, SharedVault};
 use logging::Throttle;
@@ -256,6 +256,7 @@ pub async fn run(
         clock: clock.clone(),
         metrics,
         faults: Throttle::new(),
+        verified_tokens: Mutex::new(VerifiedTokens::new(VERIFIED_BYTES)),
     });
     let mut services = Services::new(issuer.header_timeout);
     match internal {

@@ -26,7 +26,7 @@ mod show;
 mod validate;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -49,6 +49,7 @@ use crate::tunnel::Server;
 use answer::{ApiError, Done, Outcome};
 use limits::Limits;
 use openapi::OwnFaults;
+pub(crate) use validate::{VERIFIED_BYTES, VerifiedTokens};
 
 /// What the handlers share.
 pub struct App {
@@ -74,6 +75,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// For faults of ours.
     pub faults: Throttle,
+    /// Access tokens that need not be verified again.
+    pub(crate) verified_tokens: Mutex<VerifiedTokens>,
 }
 
 /// Who is at the other end of the connection; `None` on a Unix socket.

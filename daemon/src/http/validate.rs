@@ -2,14 +2,16 @@
 //! database is not asked.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
-use jwt_core::{ClaimError, Claims, Compact, Policy, Rejection, VerifiedJws, VerifyError};
+use jwt_core::{
+    ClaimError, Claims, ClaimsSet, Compact, Policy, Rejection, TokenCache, VerifiedJws, VerifyError,
+};
 use serde_json::Value;
 use tracing::info;
 use utoipa::ToSchema;
@@ -17,6 +19,7 @@ use utoipa::ToSchema;
 use super::answer::{ApiError, Done, Outcome, answer};
 use super::openapi::{BodyFaults, Empty, NotCredentials, OwnFaults};
 use super::{App, body};
+use crate::key_ring::Published;
 
 /// Claims of the original, then ours. Others are refused.
 const REQUIRED: [&str; 4] = ["token_id", "identifier", "iat", "exp"];
@@ -100,6 +103,15 @@ enum Verdict {
 }
 
 impl Verdict {
+    fn of(error: ClaimError) -> Self {
+        match error {
+            ClaimError::NotADate("exp") => {
+                Self::Fields([("exp".to_owned(), "Not a valid integer.")].into())
+            }
+            error => Self::Refused(Rejection::from(error).reason()),
+        }
+    }
+
     fn reason(&self) -> &'static str {
         match self {
             Self::Refused(reason) => reason,
@@ -119,18 +131,27 @@ impl App {
     }
 
     fn live_claims(&self, token: &[u8]) -> Result<Claims, Verdict> {
-        let jws = self.verified(token).map_err(|error| Verdict::Refused(error.reason()))?;
+        let published = self.ring.published();
+        let scope = published.keys.id();
+        let known = self.verified_tokens().get(token, scope).cloned();
+        let is_known = known.is_some();
+        let set = match known {
+            Some(set) => set,
+            None => {
+                let verified = verify(token, &published);
+                let jws = verified.map_err(|error| Verdict::Refused(error.reason()))?;
+                Arc::new(jws.into_claims_set().map_err(Verdict::of)?)
+            }
+        };
         let now = self.clock.unix_now();
         let leeway = i64::try_from(self.settings.leeway.as_secs()).unwrap_or(i64::MAX);
         // Times have the original's rules, below; here only the form of the payload counts.
         let form = Policy { leeway: Duration::from_secs(i64::MAX as u64), ..Policy::default() };
-        let claims = match form.validate(jws, now) {
-            Ok(claims) => claims,
-            Err(ClaimError::NotADate("exp")) => {
-                return Err(Verdict::Fields([("exp".to_owned(), "Not a valid integer.")].into()));
-            }
-            Err(error) => return Err(Verdict::Refused(Rejection::from(error).reason())),
-        };
+        let claims = form.admit(&set, now).map_err(Verdict::of)?;
+        if !is_known {
+            let size = set.size();
+            self.verified_tokens().insert(token, scope, set, size);
+        }
         check_claims(&claims, now, leeway, &self.settings.audience)?;
         if self.revocations.live().load().refuses(&claims) {
             return Err(Verdict::Refused("revoked"));
@@ -140,22 +161,30 @@ impl App {
 
     /// The `token_id` of a token that one of our keys has signed, be it expired.
     pub(super) fn token_id(&self, token: &[u8]) -> Option<String> {
-        let jws = self.verified(token).ok()?;
+        let jws = verify(token, &self.ring.published()).ok()?;
         let form = Policy { leeway: Duration::from_secs(i64::MAX as u64), ..Policy::default() };
         let claims = form.validate(jws, self.clock.unix_now()).ok()?;
         claims.str("token_id").map(Into::into)
     }
 
-    /// The original has one key and does not look at `kid`; so a token whose `kid` is missing or
-    /// unknown is tried with every key.
-    fn verified(&self, token: &[u8]) -> Result<VerifiedJws, Rejection> {
-        let published = self.ring.published();
-        match Compact::parse(token)?.verify(&published.keys) {
-            Err(VerifyError::UnknownKey) => {
-                Ok(Compact::parse(token)?.verify(&published.anonymous)?)
-            }
-            result => Ok(result?),
-        }
+    fn verified_tokens(&self) -> MutexGuard<'_, VerifiedTokens> {
+        self.verified_tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tokens whose signature and form were good with the published keys of the scope: a gateway asks about the same token
+/// with every request. Whatever depends on more than token and keys is judged each time.
+pub(crate) type VerifiedTokens = TokenCache<Arc<ClaimsSet>>;
+
+/// What they may take: about as many tokens as there are KiB.
+pub(crate) const VERIFIED_BYTES: usize = 4 * 1024 * 1024;
+
+/// The original has one key and does not look at `kid`; so a token whose `kid` is missing or
+/// unknown is tried with every key.
+fn verify(token: &[u8], published: &Published) -> Result<VerifiedJws, Rejection> {
+    match Compact::parse(token)?.verify(&published.keys) {
+        Err(VerifyError::UnknownKey) => Ok(Compact::parse(token)?.verify(&published.anonymous)?),
+        result => Ok(result?),
     }
 }
 

@@ -433,3 +433,42 @@ impl KeyPair {
         }
     }
 }
+
+/// A signature is checked once; all that can change is judged each time.
+#[tokio::test]
+async fn a_token_that_was_good_is_judged_anew() {
+    let daemon = Daemon::start(Options::default()).await;
+    let signer = Signer::of(&daemon).await;
+    let answers = async |token: &str| {
+        let body = json!({ "jwt": token }).to_string();
+        daemon.post("/validate", body).await.status.as_u16()
+    };
+    // In time, and then not any more.
+    let mut claims = good_claims();
+    claims["exp"] = json!(now() + 3);
+    let short = signer.sign(&claims);
+    assert_eq!((answers(&short).await, answers(&short).await), (200, 200));
+    let deadline = Instant::now() + PATIENCE;
+    while answers(&short).await == 200 {
+        assert!(Instant::now() < deadline, "it does not expire");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // The same token with a changed end is another one.
+    let token = signer.sign(&good_claims());
+    assert_eq!((answers(&token).await, answers(&token).await), (200, 200));
+    let mut other = token.clone();
+    let last = if other.pop() == Some('A') { 'B' } else { 'A' };
+    let start = other.split_off(other.len() - 9);
+    assert_eq!(answers(&format!("{other}{last}{start}")).await, 401);
+    assert_eq!(answers(&format!("{token}A")).await, 401);
+    // Revoked.
+    let body = json!({ "jwt": token }).to_string();
+    assert_eq!(daemon.post_internal("/revoke_token", body).await.status, 200);
+    assert_eq!(answers(&token).await, 401);
+    // Its key is dropped.
+    let token = signer.sign(&good_claims());
+    assert_eq!((answers(&token).await, answers(&token).await), (200, 200));
+    let body = json!({"now": true, "emergency": true}).to_string();
+    assert_eq!(daemon.post_internal("/rotate_signing_key", body).await.status, 200);
+    assert_eq!(answers(&token).await, 401);
+}
