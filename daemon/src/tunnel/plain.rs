@@ -16,9 +16,8 @@ use super::udp::{Flow, UdpEntrance};
 use crate::sockets::unix_listener;
 
 /// The protocol of a tunnel's plain side, as far as both ends have to agree on it. A UNIX socket is a stream too.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
-    #[default]
     Tcp,
     Udp,
 }

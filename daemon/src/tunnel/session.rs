@@ -263,11 +263,7 @@ impl Session {
         self.stopped = Some(reason);
         self.ending_since = Instant::now();
         self.reading = false;
-        // Not 1000 for a connection that is cut: its end is not the end of its data.
-        self.queue_close(match reason {
-            StopReason::Deleted => CloseCode::Away,
-            other => other.close_code(),
-        });
+        self.queue_close(reason.cut_code());
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {

@@ -36,6 +36,14 @@ impl StopReason {
             Self::Revoked => CloseCode::Policy,
         }
     }
+
+    /// The same for a connection that is cut: its end is not the end of its data, and so not 1000.
+    pub(super) fn cut_code(self) -> CloseCode {
+        match self {
+            Self::Deleted => CloseCode::Away,
+            other => other.close_code(),
+        }
+    }
 }
 
 /// One node of the tree. Triggering it triggers all its children.

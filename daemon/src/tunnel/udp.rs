@@ -13,8 +13,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -32,9 +32,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::frames::DataSocket;
 use super::session::{End, Options, Outcome};
-use super::stop::{Stop, StopReason};
+use super::stop::Stop;
 use super::traffic::Traffic;
 use super::transport::{error_code, refuse};
+use crate::logging::Throttle;
 
 /// The length field of UDP holds no more, headers included.
 pub(super) const LONGEST: usize = 65_535;
@@ -51,6 +52,8 @@ const NEW: usize = 64;
 
 /// Pause after an error of the entrance's socket.
 const FAULT: Duration = Duration::from_millis(100);
+
+static RECEIVE_FAILED: LazyLock<Throttle> = LazyLock::new(Throttle::new);
 
 /// A bound entrance.
 #[derive(Debug)]
@@ -135,9 +138,16 @@ async fn sort(socket: Arc<UdpSocket>, new: mpsc::Sender<(Flow, SocketAddr)>) {
     let dropped = Arc::new(Dropped::default());
     let mut flows: HashMap<SocketAddr, mpsc::Sender<Waiting>> = HashMap::new();
     loop {
-        let Ok((data, program)) = poll_fn(|cx| poll_receive_from(&socket, cx)).await else {
-            sleep(FAULT).await;
-            continue;
+        let (data, program) = match poll_fn(|cx| poll_receive_from(&socket, cx)).await {
+            Ok(received) => received,
+            Err(error) => {
+                RECEIVE_FAILED.run(|suppressed| {
+                    tracing::error!(event = "receive_failed", %error, suppressed,
+                        "cannot receive datagrams; trying again");
+                });
+                sleep(FAULT).await;
+                continue;
+            }
         };
         // An empty one takes room, too.
         let size = u32::try_from(data.len().max(64)).unwrap_or(u32::MAX);
@@ -205,8 +215,8 @@ impl Flow {
         }
     }
 
-    /// Sends one datagram or drops it; waits at most until it is known that the socket can send.
-    fn poll_send(&self, data: &[u8], cx: &mut Context<'_>) -> Poll<()> {
+    /// Sends one datagram or drops it, whichever it was; waits at most until it is known that the socket can send.
+    fn poll_send(&self, data: &[u8], cx: &mut Context<'_>) -> Poll<bool> {
         let sent = match &self.ends {
             Ends::Exit(socket) => match ready!(socket.poll_send(cx, data)) {
                 // It is about an earlier datagram, and nothing was sent.
@@ -218,11 +228,11 @@ impl Flow {
             // Several flows can't wait for one socket; its readiness is known since it has received.
             Ends::Entrance { socket, program, .. } => socket.try_send_to(data, *program),
         };
-        if let Err(error) = sent {
+        if let Err(error) = &sent {
             self.dropped.count();
             tracing::debug!(%error, length = data.len(), "a datagram is dropped");
         }
-        Poll::Ready(())
+        Poll::Ready(sent.is_ok())
     }
 }
 
@@ -271,13 +281,7 @@ pub(super) async fn run(
     match end {
         End::Idle => refuse(relay.ws, CloseCode::Normal, "").await,
         End::Protocol(code) => refuse(relay.ws, code, "").await,
-        End::Stopped(reason) => {
-            let code = match reason {
-                StopReason::Deleted => CloseCode::Away,
-                other => other.close_code(),
-            };
-            refuse(relay.ws, code, "").await;
-        }
+        End::Stopped(reason) => refuse(relay.ws, reason.cut_code(), "").await,
         // The answer to its CLOSE is queued.
         End::Clean => {
             let _ = timeout(relay.options.close, relay.ws.flush()).await;
@@ -358,9 +362,10 @@ impl Relay {
     /// Websocket to flow.
     fn poll_inward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         if let Some(data) = &self.arrived {
-            ready!(self.flow.poll_send(data, cx));
-            self.received += data.len() as u64;
-            self.options.traffic.received(data.len());
+            if ready!(self.flow.poll_send(data, cx)) {
+                self.received += data.len() as u64;
+                self.options.traffic.received(data.len());
+            }
             self.carried = Instant::now();
             self.arrived = None;
         }
