@@ -76,11 +76,11 @@ check: ## formatting, clippy, rustdoc, shell scripts, licences and sources
 deny: ## licences, bans and sources of the dependencies
 	@scripts/deny.sh
 
-bench: ## speed side by side with others, against the budgets (ONLY=row,… LONG=1 QUICK=1 STRICT=1)
+bench: ## speed side by side with others, against the budgets (ONLY=row,… LONG=1 QUICK=1 STRICT=1 CONGESTION=cubic)
 	@scripts/packages.sh build
 	cargo build --locked --profile $(PROFILE) -p jwtunnel-bench
 	@JWTUNNEL_BUILD_DIR=$(abspath $(BUILD)) JWTUNNEL_BENCH=$(target_dir)/$(PROFILE)/bench PROFILE=$(PROFILE) \
-		ONLY=$(ONLY) LONG=$(LONG) QUICK=$(QUICK) STRICT=$(STRICT) PAIRS=$(PAIRS) LEG=$(LEG) scripts/bench.sh
+		ONLY=$(ONLY) LONG=$(LONG) QUICK=$(QUICK) STRICT=$(STRICT) PAIRS=$(PAIRS) LEG=$(LEG) CONGESTION=$(CONGESTION) scripts/bench.sh
 
 install: ## install under DESTDIR/PREFIX what `make build` has left
 	install -D -m 0644 $(BUILD)/ngx_http_jwt_module.so $(DESTDIR)$(PREFIX)/lib/nginx/modules/ngx_http_jwt_module.so

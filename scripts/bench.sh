@@ -9,6 +9,7 @@
 #   QUICK=1         three pairs, for trying it out; no result
 #   STRICT=1        exit with 1 when a budget is missed, or undecided because the machine was busy
 #   PAIRS=9 LEG=1   interleaved pairs for each ratio, seconds of each leg
+#   CONGESTION=NAME all of it in a network namespace whose TCP has this congestion control; needs root's rights
 # What the rows need is installed and built first, in PROFILE=release; of the peers, rathole into target/rathole,
 # the Python originals into target/python-peers.
 # The table goes to standard output, the same as JSON to build/bench.json, the profiles of the instruction counts
@@ -91,7 +92,15 @@ if ! on "${QUICK:-}" && [ "$(nice -n -20 nice 2>/dev/null)" = -20 ]; then
     first=(setsid bash -c "$before_others" bash)
 fi
 
-"${first[@]}" "$bench" run --folder "$folder" "${selection[@]}" "${arguments[@]}" &
+# shellcheck disable=SC2016 # that shell expands it
+alone='ip link set lo up && printf %s "$1" >/proc/sys/net/ipv4/tcp_congestion_control && shift && exec "$@"'
+network=()
+if [ -n "${CONGESTION:-}" ]; then
+    command -v ip >/dev/null || { say "CONGESTION needs the program ip: apt-get install iproute2"; exit 2; }
+    network=(unshare --net bash -euc "$alone" bash "$CONGESTION")
+fi
+
+"${network[@]}" "${first[@]}" "$bench" run --folder "$folder" "${selection[@]}" "${arguments[@]}" &
 pid=$!
 status=0
 wait "$pid" || status=$?

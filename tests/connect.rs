@@ -199,6 +199,41 @@ fn datagrams_go_through_nginx_and_come_back_with_the_server() {
     assert!(said.contains("has no tunnels for UDP. Is it NETunnel's original"), "{said}");
 }
 
+/// The operator's two settings for datagrams, from the file.
+#[test]
+fn datagrams_as_the_configuration_says() {
+    let service = UdpSocket::bind("127.0.0.1:0").expect("a service");
+    service.set_read_timeout(Some(LIMIT)).expect("a limit");
+    let exit = service.local_addr().expect("its address").port();
+    let connect = |daemon: &Daemon, tunnel: &str| {
+        let mut command = Command::new(built("jwtunnel"));
+        command.args(["connect", "-s", &daemon.netunnel(""), "-L", tunnel]);
+        command
+    };
+    let daemon = Daemon::start("auth = \"none\"\nudp_idle_timeout = \"1s\"");
+    let (local, scratch) = (Port::take(), Scratch::new());
+    let mut command = connect(&daemon, &format!("{}:127.0.0.1:{exit}/udp", local.number()));
+    let process = Process::start("jwtunnel", &mut command, &scratch.join("client.log"));
+    eventually("it is open", || process.log().contains("Tunnel exit socket: ").then_some(()));
+    let program = UdpSocket::bind("127.0.0.1:0").expect("a program");
+    let flow = || {
+        program.send_to(b"hello", local.address()).expect("sent");
+        service.recv_from(&mut [0; 16]).expect("it has come").1
+    };
+    let first = flow();
+    // Each flow has a port of its own at the exit; without the setting it would be this one for two minutes.
+    within(LIMIT, "another flow after a silence", || {
+        thread::sleep(Duration::from_secs(2));
+        (flow() != first).then_some(())
+    });
+
+    let daemon = Daemon::start("auth = \"none\"\nudp = false");
+    let output = connect(&daemon, "0:127.0.0.1:1/udp").output().expect("jwtunnel");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("has no tunnels for UDP"), "{said}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
 /// Debian's tinyproxy, which asks for a password.
 struct TinyProxy {
     _process: Process,

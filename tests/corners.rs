@@ -499,7 +499,8 @@ fn an_accepted_token_does_not_jump_over_a_connection_limit() {
         stream.write_all(text).expect("answered");
     };
     for path in ["/early", "/late"] {
-        let (me, other) = (key.token("me"), key.token("other"));
+        // Users of this location only: nginx answers a request before it frees the request's place.
+        let (me, other) = (key.token(&format!("me{path}")), key.token(&format!("other{path}")));
         let client = {
             let (nginx, me) = (Arc::clone(&nginx), me.clone());
             thread::spawn(move || nginx.get_with(path, &me).status)
@@ -507,7 +508,7 @@ fn an_accepted_token_does_not_jump_over_a_connection_limit() {
         let first = held.recv_timeout(WAIT).expect("the first is under way");
         assert_eq!(nginx.get_with(path, &me).status, 503, "{path}: one connection each");
         assert_eq!(nginx.get(path).status, 401);
-        let forged = SigningKey::generate("a").token("me");
+        let forged = SigningKey::generate("a").token(&format!("me{path}"));
         assert_eq!(nginx.get_with(path, &forged).status, 401, "it is nobody's connection");
         let second = {
             let nginx = Arc::clone(&nginx);

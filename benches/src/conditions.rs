@@ -57,6 +57,7 @@ impl Conditions {
             ("commit", commit),
             ("cpu", format!("{}, {cores} cores", cpu_model())),
             ("kernel", read("/proc/sys/kernel/osrelease")),
+            ("congestion control", read("/proc/sys/net/ipv4/tcp_congestion_control")),
         ];
         entries.extend(versions);
         entries.push((

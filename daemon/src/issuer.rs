@@ -214,12 +214,21 @@ impl Signers {
                 oldest = end;
             }
             done.push((reply, signed));
-            if end - oldest >= TOGETHER || self.state().orders.is_empty() {
+            if end - oldest >= TOGETHER || !self.more_come() {
                 done.drain(..).for_each(hand_out);
             }
         }
         // Another thread may have taken what seemed to come.
         done.into_iter().for_each(hand_out);
+    }
+
+    /// Whether something waits to be signed. If not, whoever shares the core may bring it first, when it has come.
+    fn more_come(&self) -> bool {
+        let waits = || !self.state().orders.is_empty();
+        waits() || {
+            std::thread::yield_now();
+            waits()
+        }
     }
 
     /// What has waited longest. If nothing does, the thread counts as gone.

@@ -58,7 +58,8 @@
 //! Each is a runnable program in `examples/`. All of it needs a tokio runtime.
 //!
 //! The modules that this page does not list are the parts of the two programs; they change without notice.
-#![forbid(unsafe_code)]
+// Where it is needed it says so: [`program_pages`].
+#![deny(unsafe_code)]
 
 // The API.
 pub mod auth;
@@ -108,6 +109,8 @@ mod bearer;
 mod endpoint;
 mod openapi;
 mod pause;
+mod program_pages;
+mod tcp;
 
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -124,6 +127,7 @@ use clock::Clock;
 use config::{Config, Jwthenticator, NetunnelAuth};
 use http::limits::Limits;
 use http::pages::Pages;
+use http::pulse::Pulse;
 use http::serve::{self, Listener};
 use http::{App, Routes, VERIFIED_BYTES, VerifiedTokens};
 use issuer::Issuer;
@@ -138,6 +142,9 @@ use tunnel::{Admins, ConfiguredError, Operator, Server, internal_router};
 
 /// How long an expired refresh token is kept: its client is told "expired" in the log, and is no guesser.
 const KEPT: Duration = Duration::from_secs(86_400);
+
+/// After this time what its parts do once, when they begin, is over.
+const SETTLED: Duration = Duration::from_millis(500);
 
 /// Why the daemon does not start, or ends before it is told to.
 #[derive(Debug, thiserror::Error)]
@@ -256,6 +263,7 @@ pub async fn run(
         clock: clock.clone(),
         metrics,
         faults: Throttle::new(),
+        pulse: Pulse::default(),
         verified_tokens: Mutex::new(VerifiedTokens::new(VERIFIED_BYTES)),
     });
     let mut services = Services::new(issuer.header_timeout);
@@ -297,6 +305,10 @@ pub async fn run(
         store_changes.map(|changes| tokio::spawn(follow(changes, followed, stop.clone())));
     notify(&[NotifyState::Ready]);
     info!(event = "ready", outcome = "ok");
+    let settled = tokio::spawn(async {
+        tokio::time::sleep(SETTLED).await;
+        program_pages::release();
+    });
     let watchdog = tokio::spawn(watchdog(stop.clone()));
 
     let mut shutdown = std::pin::pin!(shutdown);
@@ -311,6 +323,7 @@ pub async fn run(
         }
     };
 
+    settled.abort();
     notify(&[NotifyState::Stopping]);
     info!(event = "stopping", drain = config.netunnel.drain_timeout.as_secs());
     // The listeners go on answering meanwhile: whoever asks for a tunnel is told that there is none.

@@ -5,10 +5,11 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 
 use listenfd::ListenFd;
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::config::ListenAddress;
 use crate::http::serve::Listener;
+use crate::tcp;
 
 /// The listeners that systemd may hand over, by the name in `FileDescriptorName=`.
 pub const NAMES: [&str; 3] = ["public", "internal", "netunnel"];
@@ -105,7 +106,7 @@ impl Sockets {
             return Ok(self.handed_over.swap_remove(index).1);
         }
         let bound = match address {
-            ListenAddress::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp),
+            ListenAddress::Tcp(address) => tcp::listen(*address).await.map(Listener::Tcp),
             ListenAddress::Unix(path) => bind_unix(path).await,
         };
         bound.map_err(|source| SocketError::Bind { address: address.to_string(), setting, source })
@@ -114,8 +115,7 @@ impl Sockets {
 
 fn take(passed: &mut ListenFd, index: usize) -> io::Result<Listener> {
     if let Ok(Some(listener)) = passed.take_tcp_listener(index) {
-        listener.set_nonblocking(true)?;
-        return TcpListener::from_std(listener).map(Listener::Tcp);
+        return tcp::adopt(listener).map(Listener::Tcp);
     }
     let listener = passed.take_unix_listener(index)?.ok_or(io::ErrorKind::NotFound)?;
     listener.set_nonblocking(true)?;

@@ -30,32 +30,39 @@ pub(crate) const IDS: &[&str] = &[
     "tunnel-up-original",
     "tunnel-up-nginx",
     "tunnel-up-relay",
+    "tunnel-up-splice",
     "tunnel-down",
     "tunnel-down-rathole",
     "tunnel-down-original",
     "tunnel-down-nginx",
     "tunnel-down-relay",
+    "tunnel-down-splice",
     "tunnel-cpu",
     "tunnel-cpu-rathole",
     "tunnel-cpu-original",
     "tunnel-cpu-nginx",
     "tunnel-cpu-relay",
+    "tunnel-cpu-splice",
     "tunnel-eight",
     "tunnel-eight-rathole",
     "tunnel-eight-original",
     "tunnel-eight-nginx",
     "tunnel-eight-relay",
+    "tunnel-eight-splice",
     "tunnel-connect",
     "tunnel-connect-rathole",
     "tunnel-connect-original",
     "tunnel-connect-nginx",
     "tunnel-connect-relay",
+    "tunnel-connect-splice",
     "tunnel-echo",
     "tunnel-echo-rathole",
     "tunnel-echo-original",
     "tunnel-echo-nginx",
     "tunnel-echo-relay",
+    "tunnel-echo-splice",
     "tunnel-memory",
+    "tunnel-memory-used",
     "tunnel-slope",
     "tunnel-slope-client",
     "tunnel-slope-rathole",
@@ -70,7 +77,7 @@ pub(crate) fn needs(id: &str) -> &'static [Need] {
         Some("rathole") => &[Need::Rathole],
         Some("original") => &[Need::Python],
         Some("nginx") => &[Need::Daemon, Need::Module, Need::Nginx],
-        Some("relay") => &[],
+        Some("relay" | "splice") => &[],
         _ => &[Need::Daemon],
     }
 }
@@ -78,7 +85,7 @@ pub(crate) fn needs(id: &str) -> &'static [Need] {
 /// What the numbers were made with.
 pub(crate) fn setup() -> String {
     "plain websockets, no tokens; one host, all processes on all cores; bare relay: two hops, read and write, \
-     256 KiB, a thread for each direction; with nginx: the shipped configuration, one worker, tokens; rathole: plain TCP"
+     256 KiB, a thread for each direction; splice relay: the same with splice(2), 1 MiB; with nginx: the shipped configuration, one worker, tokens; rathole: plain TCP"
         .to_owned()
 }
 
@@ -88,7 +95,13 @@ pub(crate) enum Part {
     /// What all tunnels lead to.
     Service { port: u16 },
     /// One hop of the bare relay.
-    Relay { port: u16, target: u16 },
+    Relay {
+        port: u16,
+        target: u16,
+        /// By splice(2).
+        #[arg(long)]
+        splice: bool,
+    },
     /// What goes through a tunnel.
     Traffic {
         kind: Kind,
@@ -102,7 +115,7 @@ impl Part {
     pub(crate) fn play(self) -> Result<()> {
         match self {
             Self::Service { port } => service::serve(port),
-            Self::Relay { port, target } => relay::serve(port, target),
+            Self::Relay { port, target, splice } => relay::serve(port, target, splice),
             Self::Traffic { kind, port, duration } => traffic::print(kind, port, duration),
         }
     }
@@ -182,18 +195,24 @@ impl Suite<'_> {
 
     /// What processes hold, once for each.
     fn memory(&self, report: &mut Report) -> Result<()> {
-        let own = ["tunnel-memory", "tunnel-slope", "tunnel-slope-client"];
+        let own = ["tunnel-memory", "tunnel-memory-used", "tunnel-slope", "tunnel-slope-client"];
         if self.options.wants_any(&own) {
             let ours = Subject::start(Which::Ours, self.options, self.service)?;
             let (daemon, client) = ours.ends().context("our ends")?;
             sleep(Duration::from_secs(1));
             let value = process::resident_memory(daemon)?;
             self.value(report, own[0], "daemon's RSS after its start", value, Some(12.0 * MIB))?;
-            if self.options.wants_any(&own[1..]) {
+            if self.options.wants(own[1]) {
+                (self.leg(Kind::Connect, &ours).measure)()?;
+                sleep(Duration::from_secs(3));
+                let title = "the same after some thousand connections, when all have ended";
+                self.value(report, own[1], title, process::resident_memory(daemon)?, None)?;
+            }
+            if self.options.wants_any(&own[2..]) {
                 let [daemon, client] = slope(&ours, [daemon, client])?;
                 let title = "daemon's RSS for each connection, from 1,000 to 5,000 idle ones";
-                self.value(report, own[1], title, daemon, Some(12.0 * KIB))?;
-                self.value(report, own[2], "the same of jwtunnel connect", client, None)?;
+                self.value(report, own[2], title, daemon, Some(12.0 * KIB))?;
+                self.value(report, own[3], "the same of jwtunnel connect", client, None)?;
             }
         }
         if self.options.wants("tunnel-slope-rathole") {
@@ -257,8 +276,8 @@ fn rows(kinds: &'static [Kind]) -> impl Iterator<Item = Row> {
 }
 
 /// In the order of the rows.
-const SUBJECTS: [Which; 5] =
-    [Which::Ours, Which::Rathole, Which::Original, Which::Nginx, Which::Relay];
+const SUBJECTS: [Which; 6] =
+    [Which::Ours, Which::Rathole, Which::Original, Which::Nginx, Which::Relay, Which::Splice];
 
 fn row(id: &'static str, kind: Kind, which: Which) -> Row {
     let ours = which == Which::Ours;
@@ -320,6 +339,7 @@ fn who(which: Which) -> &'static str {
     match which {
         Which::Direct => "no tunnel",
         Which::Relay => "bare relay",
+        Which::Splice => "splice relay",
         Which::Rathole => "rathole",
         Which::Original => "the original",
         Which::Ours => "ours",
@@ -338,19 +358,28 @@ fn id(what: &str, which: Which) -> Option<&'static str> {
 
 /// The name of a leg.
 fn leg(kind: Kind, which: Which) -> &'static str {
-    const NAMES: [[&str; 6]; 5] = [
-        ["up, direct", "up, relay", "up, rathole", "up, original", "up, ours", "up, nginx"],
+    const NAMES: [[&str; 7]; 5] = [
+        [
+            "up, direct",
+            "up, relay",
+            "up, splice",
+            "up, rathole",
+            "up, original",
+            "up, ours",
+            "up, nginx",
+        ],
         [
             "down, direct",
             "down, relay",
+            "down, splice",
             "down, rathole",
             "down, original",
             "down, ours",
             "down, nginx",
         ],
-        ["direct", "relay", "rathole", "original", "ours", "nginx"],
-        ["direct", "relay", "rathole", "original", "ours", "nginx"],
-        ["direct", "relay", "rathole", "original", "ours", "nginx"],
+        ["direct", "relay", "splice", "rathole", "original", "ours", "nginx"],
+        ["direct", "relay", "splice", "rathole", "original", "ours", "nginx"],
+        ["direct", "relay", "splice", "rathole", "original", "ours", "nginx"],
     ];
     NAMES[kind as usize][which as usize]
 }

@@ -25,6 +25,7 @@ const NETUNNEL_SERVER: &str = include_str!("../../../tests/python/netunnel_serve
 pub(super) enum Which {
     Direct,
     Relay,
+    Splice,
     Rathole,
     Original,
     Ours,
@@ -33,13 +34,21 @@ pub(super) enum Which {
 
 impl Which {
     /// In the order of a round.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Direct, Self::Relay, Self::Rathole, Self::Original, Self::Ours, Self::Nginx];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Direct,
+        Self::Relay,
+        Self::Splice,
+        Self::Rathole,
+        Self::Original,
+        Self::Ours,
+        Self::Nginx,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Relay => "relay",
+            Self::Splice => "splice",
             Self::Rathole => "rathole",
             Self::Original => "original",
             Self::Ours => "ours",
@@ -72,7 +81,8 @@ impl Subject {
         let maker = Maker { options, home: &home, service };
         let subject = match which {
             Which::Direct => Self { entrance: service, ..new },
-            Which::Relay => maker.relay(new)?,
+            Which::Relay => maker.relay(new, false)?,
+            Which::Splice => maker.relay(new, true)?,
             Which::Rathole => maker.rathole(new)?,
             Which::Original => maker.original(new)?,
             Which::Ours => maker.ours(new)?,
@@ -138,13 +148,14 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     /// Two hops, as a tunnel has them.
-    fn relay(&self, mut subject: Subject) -> Result<Subject> {
+    fn relay(&self, mut subject: Subject, splices: bool) -> Result<Subject> {
         let between = process::free_port()?;
         for (name, port, target) in
             [("first", subject.entrance, between), ("second", between, self.service)]
         {
             let mut command = own()?;
             command.args(["relay", &port.to_string(), &target.to_string()]);
+            command.args(splices.then_some("--splice"));
             subject.servers.push(self.run(&format!("relay-{name}"), command)?);
         }
         Ok(subject)

@@ -18,6 +18,7 @@ mod oauth;
 pub(crate) mod openapi;
 pub(crate) mod pages;
 mod prune;
+pub(crate) mod pulse;
 mod refresh;
 mod revoke;
 mod rotate;
@@ -75,6 +76,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// For faults of ours.
     pub faults: Throttle,
+    /// Beats while requests come.
+    pub(crate) pulse: pulse::Pulse,
     /// Access tokens that need not be verified again.
     pub(crate) verified_tokens: Mutex<VerifiedTokens>,
 }
@@ -200,6 +203,7 @@ async fn refuse_browsers(request: Request, next: Next) -> Result<Response, ApiEr
 
 /// Bounds how long an answer takes; what waits for the database or a core gives up here.
 async fn deadline(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    app.pulse.request();
     match tokio::time::timeout(app.settings.handler_timeout, next.run(request)).await {
         Ok(response) => response,
         Err(_) => app.unavailable(&"the handler took too long").into_response(),

@@ -1,17 +1,17 @@
 //! Connecting to a destination: resolve once, judge every address, connect to what was judged.
 
-use std::io;
 use std::net::SocketAddr;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use super::exit::DialError;
-use super::plain::{Local, Plain, Protocol};
+use super::plain::{Local, Protocol};
 use super::policy::{Denied, Destination, Host, Policy};
 use super::settings::Timings;
 use super::udp::Flow;
 use crate::auth::Identity;
+use crate::tcp;
 
 /// Connects to `destination` for `caller`, if it still may; by UDP that only fixes the address.
 ///
@@ -32,26 +32,17 @@ pub(super) async fn dial(
             let judged = policy.resolved(caller, own, destination, address.ip());
             judged.map_err(|denied: Denied| DialError::Denied(denied.to_string()))?;
         }
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for address in addresses {
-            match connect(protocol, address).await {
-                Ok(local) => return Ok(local),
-                Err(error) => last = error,
-            }
-        }
-        Err(DialError::Connect { address: destination.to_string(), source: last })
+        let connected = match protocol {
+            Protocol::Tcp => tcp::connect(addresses).await.map(Local::tcp),
+            Protocol::Udp => tcp::first(addresses, Flow::connect).await.map(Local::Datagrams),
+        };
+        let address = destination.to_string();
+        connected.map_err(|source| DialError::Connect { address, source })
     };
     match timeout(timings.dial, connect).await {
         Ok(result) => result,
         Err(_) => Err(DialError::Timeout(destination.to_string(), timings.dial)),
     }
-}
-
-async fn connect(protocol: Protocol, address: SocketAddr) -> io::Result<Local> {
-    Ok(match protocol {
-        Protocol::Tcp => Local::Stream(Plain::Tcp(TcpStream::connect(address).await?)),
-        Protocol::Udp => Local::Datagrams(Flow::connect(address).await?),
-    })
 }
 
 async fn resolve(

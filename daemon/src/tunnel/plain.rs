@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, mpsc};
 use super::transport::tune;
 use super::udp::{Flow, UdpEntrance};
 use crate::sockets::unix_listener;
+use crate::tcp;
 
 /// The protocol of a tunnel's plain side, as far as both ends have to agree on it. A UNIX socket is a stream too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,10 @@ pub(super) enum Local {
 }
 
 impl Local {
+    pub(super) fn tcp(stream: TcpStream) -> Self {
+        Self::Stream(Plain::Tcp(stream))
+    }
+
     /// Options of TCP that tunnelled connections have.
     pub(super) fn tune(&self) {
         if let Self::Stream(Plain::Tcp(stream)) = self {
@@ -159,7 +164,7 @@ impl PlainListener {
     /// Binds an address; port 0 lets the system choose.
     pub(super) async fn bind(protocol: Protocol, address: SocketAddr) -> io::Result<Self> {
         Ok(match protocol {
-            Protocol::Tcp => Self::Tcp(TcpListener::bind(address).await?),
+            Protocol::Tcp => Self::Tcp(tcp::listen(address).await?),
             Protocol::Udp => Self::Udp(UdpEntrance::new(UdpSocket::bind(address).await?)?),
         })
     }

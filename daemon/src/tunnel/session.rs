@@ -20,13 +20,13 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::features::Features;
-use super::frames::{DataSocket, Received};
+use super::frames::{DataSocket, HEADER, Received};
 use super::plain::{Local, Plain, Protocol};
 use super::settings::Timings;
 use super::splice::{LARGE, Pipe};
 use super::stop::{Stop, StopReason};
 use super::traffic::Traffic;
-use super::transport::{CHUNK, close_message, error_code, farewell, poll_read_buf};
+use super::transport::{SMALL, close_message, error_code, farewell, grown, poll_read_buf};
 use super::udp;
 
 /// Received data that waits for the TCP side; beyond it the websocket is not read.
@@ -154,12 +154,17 @@ pub(super) async fn run(
     }
     let mut stopped = Box::pin(stop.stopped());
     let end = poll_fn(|cx| {
-        if session.stopped.is_none()
-            && let Poll::Ready(reason) = stopped.as_mut().poll(cx)
-        {
+        loop {
+            // What has come goes on first: asking for a stop takes locks, and nothing is lost by asking later.
+            if let Poll::Ready(end) = session.poll(cx) {
+                return Poll::Ready(end);
+            }
+            if session.stopped.is_some() {
+                return Poll::Pending;
+            }
+            let reason = ready!(stopped.as_mut().poll(cx));
             session.stop(reason);
         }
-        session.poll(cx)
     })
     .await;
     session.finish(end).await
@@ -187,6 +192,15 @@ enum Delivering {
     Broken,
 }
 
+/// What has happened since the clock was last read.
+#[derive(Default)]
+struct News {
+    /// As [`Session::moved`], and so on.
+    moved: bool,
+    carried: bool,
+    heard: bool,
+}
+
 struct Session {
     ws: DataSocket,
     tcp: Plain,
@@ -207,6 +221,8 @@ struct Session {
     doomed: Option<End>,
     /// What is read from the TCP side. Its memory is used again and again, as long as something moves.
     chunk: BytesMut,
+    /// The least room for a read.
+    room: usize,
     inbound: VecDeque<Bytes>,
     inbound_bytes: usize,
     /// Payload on its way to the TCP side, after `inbound`.
@@ -218,6 +234,10 @@ struct Session {
     flushing: bool,
     sent: u64,
     received: u64,
+    /// The time, as of the end of the latest poll.
+    now: Instant,
+    /// What has happened since.
+    news: News,
     /// When anything last moved, for the stall timer and the others.
     moved: Instant,
     /// When payload last moved in either direction, for the idle timer.
@@ -243,6 +263,7 @@ impl Session {
             ending_since: now,
             doomed: None,
             chunk: BytesMut::new(),
+            room: SMALL,
             inbound: VecDeque::new(),
             inbound_bytes: 0,
             incoming: None,
@@ -251,6 +272,8 @@ impl Session {
             flushing: false,
             sent: 0,
             received: 0,
+            now,
+            news: News::default(),
             moved: now,
             carried: now,
             heard: now,
@@ -276,12 +299,11 @@ impl Session {
             if let Some(end) = self.ended() {
                 return Poll::Ready(end);
             }
-            if moved {
-                self.moved = Instant::now();
-            }
+            self.news.moved |= moved;
             if moved || heard {
                 continue;
             }
+            self.note_time();
             match self.poll_timer(cx) {
                 Poll::Ready(Some(end)) => return Poll::Ready(end),
                 // A timer changed the state: look at everything again.
@@ -373,9 +395,22 @@ impl Session {
 
     /// Payload has come.
     fn heard(&mut self) {
-        self.heard = Instant::now();
-        self.moved = self.heard;
-        self.carried = self.heard;
+        self.news = News { moved: true, carried: true, heard: true };
+    }
+
+    /// The clock is read when all that there was has gone on, so that nothing waits for it.
+    fn note_time(&mut self) {
+        self.now = Instant::now();
+        let news = std::mem::take(&mut self.news);
+        for (happened, time) in [
+            (news.moved, &mut self.moved),
+            (news.carried, &mut self.carried),
+            (news.heard, &mut self.heard),
+        ] {
+            if happened {
+                *time = self.now;
+            }
+        }
     }
 
     fn on_error(&mut self, error: &tungstenite::Error) {
@@ -525,14 +560,17 @@ impl Session {
             } else if self.tcp.poll_read_ready(cx).is_ready() {
                 // Allocated only now that something is there: a silent connection holds no buffer. What was sent
                 // before is written and dropped, so this takes its memory.
-                self.chunk.reserve(CHUNK);
+                self.chunk.reserve(HEADER + self.room);
+                self.chunk.resize(HEADER, 0);
                 match poll_read_buf(&mut self.tcp, cx, &mut self.chunk) {
                     Poll::Ready(Ok(0)) => self.on_eof(),
                     Poll::Ready(Ok(length)) => {
                         self.taken(length);
                         self.splices = length >= LARGE && self.ws.can_splice();
-                        Pin::new(&mut self.ws)
-                            .start_send(Message::Binary(self.chunk.split().freeze()))?;
+                        if length >= self.room {
+                            self.room = grown(self.room);
+                        }
+                        self.ws.start_send_behind_header(self.chunk.split())?;
                     }
                     Poll::Ready(Err(_)) => self.on_reset(),
                     Poll::Pending => {}
@@ -550,7 +588,7 @@ impl Session {
     fn taken(&mut self, length: usize) {
         self.sent += length as u64;
         self.options.traffic.sent(length);
-        self.carried = Instant::now();
+        self.news.carried = true;
         self.flushing = true;
     }
 
@@ -558,7 +596,7 @@ impl Session {
     fn on_eof(&mut self) {
         self.reading = false;
         self.eof = true;
-        self.heard = Instant::now();
+        self.news.heard = true;
         // The marker comes before the CLOSE also towards peers without half-close, as NETunnel sends it.
         self.outbound.push_back(Message::Binary(Bytes::new()));
         if self.options.half_close {
@@ -680,8 +718,9 @@ impl Session {
 
     /// `Ready(Some)`: the session is over; `Ready(None)`: look again; `Pending`: the timer is armed.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
-        if self.moved.elapsed() >= RELEASE {
+        if self.now >= self.moved + RELEASE {
             self.chunk = BytesMut::new();
+            self.room = SMALL;
             self.incoming.take_if(|pipe| pipe.held() == 0);
             self.ws.release_buffer();
         }
@@ -691,7 +730,7 @@ impl Session {
         let ending = self.deadline();
         let Some(deadline) = release.into_iter().chain(ending).min() else { return Poll::Pending };
         // The clock decides, not the timer: under load the runtime may hold the timer back.
-        if Instant::now() < deadline {
+        if self.now < deadline {
             // Armed too early is fine, it is then armed again; so a busy connection rarely touches its timer.
             if deadline < self.timer.deadline() {
                 self.timer.as_mut().reset(deadline);
@@ -699,9 +738,10 @@ impl Session {
             ready!(self.timer.as_mut().poll(cx));
             self.timer.as_mut().reset(deadline);
             ready!(self.timer.as_mut().poll(cx));
+            self.now = Instant::now();
         }
         match ending {
-            Some(ending) if Instant::now() >= ending => self.expire(),
+            Some(ending) if self.now >= ending => self.expire(),
             _ => Poll::Ready(None),
         }
     }

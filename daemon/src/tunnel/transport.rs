@@ -30,6 +30,15 @@ pub(super) const MAX_DATA_MESSAGE: usize = 4 * 1024 * 1024;
 /// little, small enough that one for each direction stays within the memory limit of a connection.
 pub(super) const CHUNK: usize = 96 * 1024;
 
+/// Room for a first read. Most connections never need more, and many of them at once should not hold what one of a
+/// long transfer needs.
+pub(super) const SMALL: usize = 4 * 1024;
+
+/// Room for the next read, after one that has filled `room`.
+pub(super) fn grown(room: usize) -> usize {
+    (room * 8).min(CHUNK)
+}
+
 /// The start message: the exit connects to its destination when it arrives.
 pub(super) const START: &str = "pasten";
 

@@ -413,3 +413,96 @@ impl Relay {
 fn end_of(error: &tungstenite::Error) -> End {
     error_code(error).map_or(End::Lost, End::Protocol)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn entrance() -> UdpEntrance {
+        UdpEntrance::new(UdpSocket::bind("127.0.0.1:0").await.unwrap()).unwrap()
+    }
+
+    /// One datagram from the program with this number.
+    async fn send(entrance: &UdpEntrance, program: u16, length: usize) {
+        let [high, low] = program.to_be_bytes();
+        // By their addresses, for ports may come again.
+        let program = UdpSocket::bind((Ipv4Addr::new(127, 1, high, low), 0)).await.unwrap();
+        program.send_to(&vec![0; length], entrance.local_addr()).await.unwrap();
+    }
+
+    fn waiting(flow: &mut Flow) -> &mut mpsc::Receiver<Waiting> {
+        match &mut flow.ends {
+            Ends::Entrance { waiting, .. } => waiting,
+            Ends::Exit(_) => panic!("no entrance"),
+        }
+    }
+
+    async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !is() {
+            assert!(Instant::now() < end, "{what}");
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn dropped(flow: &Flow) -> u64 {
+        flow.dropped.before.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn an_entrance_has_so_many_flows_at_a_time() {
+        let entrance = entrance().await;
+        let mut flows = Vec::new();
+        for program in 0..FLOWS as u16 {
+            send(&entrance, program, 1).await;
+            flows.push(timeout(Duration::from_secs(20), entrance.accept()).await.unwrap().0);
+        }
+        for one_more in 1..4 {
+            send(&entrance, 20_000 + one_more, 1).await;
+            eventually("one too many is dropped", || dropped(&flows[0]) == u64::from(one_more))
+                .await;
+        }
+        // Those that are there go on, and one that ends makes room.
+        let mut first = flows.remove(0);
+        assert_eq!(waiting(&mut first).recv().await.unwrap().data, [0][..]);
+        drop(first);
+        send(&entrance, 20_004, 1).await;
+        let (_, program) = timeout(Duration::from_secs(20), entrance.accept()).await.unwrap();
+        assert_eq!(program.ip(), Ipv4Addr::new(127, 1, 78, 36));
+    }
+
+    #[tokio::test]
+    async fn what_waits_at_an_entrance_is_bounded_for_each_and_for_all() {
+        const LARGE: usize = 60_000;
+        let entrance = entrance().await;
+        let program = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let data = [0; LARGE];
+        program.send_to(&data, entrance.local_addr()).await.unwrap();
+        let (mut flow, _) = entrance.accept().await;
+        for count in 2..=WAITING {
+            program.send_to(&data, entrance.local_addr()).await.unwrap();
+            eventually("it waits", || waiting(&mut flow).len() == count).await;
+        }
+        program.send_to(&data, entrance.local_addr()).await.unwrap();
+        eventually("its queue is full", || dropped(&flow) == 1).await;
+
+        // What is left for the others.
+        let left = (WAITING_BYTES - WAITING * LARGE) / LARGE;
+        other.send_to(&data, entrance.local_addr()).await.unwrap();
+        let (mut second, _) = entrance.accept().await;
+        for count in 2..=left {
+            other.send_to(&data, entrance.local_addr()).await.unwrap();
+            eventually("it waits", || waiting(&mut second).len() == count).await;
+        }
+        other.send_to(&data, entrance.local_addr()).await.unwrap();
+        eventually("there is no room", || dropped(&flow) == 2).await;
+        // Small ones still fit, and what has been read makes room again.
+        other.send_to(&[1], entrance.local_addr()).await.unwrap();
+        eventually("it waits", || waiting(&mut second).len() == left + 1).await;
+        drop(waiting(&mut flow).recv().await.unwrap());
+        other.send_to(&data, entrance.local_addr()).await.unwrap();
+        eventually("it waits", || waiting(&mut second).len() == left + 2).await;
+        assert_eq!(dropped(&flow), 2);
+    }
+}

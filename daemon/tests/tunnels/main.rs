@@ -5,6 +5,7 @@ mod tunnel_harness;
 mod remote_tunnels;
 mod tunnel_client;
 mod tunnel_close;
+mod tunnel_data;
 mod tunnel_in_program;
 mod tunnel_operator;
 mod tunnel_reuse;

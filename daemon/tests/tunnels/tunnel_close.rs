@@ -5,17 +5,13 @@ use std::time::{Duration, Instant};
 
 use crate::tunnel_harness::*;
 use futures_util::SinkExt;
+use jwtunnel::tunnel::Census;
 use jwtunnel::tunnel::client::{Connector, Credentials, Entrance, Trust};
-use jwtunnel::tunnel::{Census, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
-
-fn settings() -> Settings {
-    Settings { timings: quick(), ..Settings::default() }
-}
 
 /// Many short ones; `make test-long` makes it the whole number of rel:W12.
 fn transfers() -> usize {

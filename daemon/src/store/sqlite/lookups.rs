@@ -41,6 +41,13 @@ impl Lookups {
 async fn run(readers: Readers, mut queue: mpsc::Receiver<Question>) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
+        // Those whose requests have come already shall go into the same query.
+        tokio::task::yield_now().await;
+        while batch.len() < BATCH
+            && let Ok(question) = queue.try_recv()
+        {
+            batch.push(question);
+        }
         // Nobody waits for the answer to these any more.
         batch.retain(|question| !question.reply.is_closed());
         if batch.is_empty() {

@@ -1,6 +1,7 @@
 //! The one connection that writes. What has come in while a transaction was being made durable goes
 //! together into the next one, so that the disk's fsync bounds a batch and not each request.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::sleep;
 use tracing::error;
 
 use crate::logging::Throttle;
@@ -137,12 +138,14 @@ async fn gather(
     queue: &mut mpsc::Receiver<Work>,
     announcements: &Announcements,
 ) {
-    let until = Instant::now() + PATIENCE;
+    // One timer for all of them: setting it is a system call.
+    let mut patience = pin!(sleep(PATIENCE));
     while batch.len() < BATCH && announcements.are_there() {
         let room = BATCH - batch.len();
-        match timeout_at(until, queue.recv_many(batch, room)).await {
-            Ok(more) if more > 0 => {}
-            _ => return,
+        tokio::select! {
+            biased;
+            more = queue.recv_many(batch, room) => if more == 0 { return },
+            () = &mut patience => return,
         }
     }
 }

@@ -52,14 +52,13 @@ mod network;
 mod program;
 
 use std::collections::HashMap;
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{UnixStream, lookup_host};
 use tokio::sync::{RwLock, watch};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -79,6 +78,7 @@ use super::transport::{WebSocket, control as control_websocket};
 use super::udp::Flow;
 use super::wire::{Message, MessageError};
 use crate::logging::Throttle;
+use crate::tcp;
 pub use credentials::Credentials;
 pub use error::{Cause, ClientError};
 pub(crate) use network::{Judged, read_tls_config};
@@ -657,13 +657,10 @@ impl Shared {
 async fn dial(target: &Target, limit: Duration) -> Result<Local, DialError> {
     let connect = async {
         Ok(Local::Stream(match target {
-            Target::Tcp(host, port) => {
-                Plain::Tcp(TcpStream::connect((host.as_str(), *port)).await?)
-            }
+            Target::Tcp(host, port) => Plain::Tcp(tcp::connect_to(host, *port).await?),
             Target::Udp(host, port) => {
-                let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-                let address = lookup_host((host.as_str(), *port)).await?.next().ok_or_else(none)?;
-                return Ok(Local::Datagrams(Flow::connect(address).await?));
+                let addresses = lookup_host((host.as_str(), *port)).await?;
+                return tcp::first(addresses, Flow::connect).await.map(Local::Datagrams);
             }
             Target::Unix(path) => Plain::Unix(UnixStream::connect(path).await?),
             Target::Program(program) => Plain::Unix(program.connect().await?),

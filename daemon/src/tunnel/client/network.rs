@@ -22,6 +22,7 @@ use tokio::net::{TcpStream, lookup_host};
 use super::error::{Cause, ClientError};
 use crate::address::{canonical, is_special};
 use crate::secret::Secret;
+use crate::tcp;
 use crate::tunnel::transport::{self, Transport, tune};
 use crate::tunnel::wire::shown;
 
@@ -93,7 +94,7 @@ impl Proxy {
     /// drop the Upgrade header of a request that they pass on (RFC 6455 §4.1).
     async fn tunnel(&self, host: &str, port: u16) -> io::Result<TcpStream> {
         let (proxy_host, proxy_port) = endpoint(&self.url);
-        let stream = TcpStream::connect((proxy_host, proxy_port)).await?;
+        let stream = tcp::connect_to(proxy_host, proxy_port).await?;
         let target =
             if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -135,9 +136,9 @@ impl Network {
             Some(proxy) => proxy.tunnel(host, port).await?,
             None if self.guarded => {
                 let addresses = lookup_host((host, port)).await?;
-                TcpStream::connect(&*all_or_none(addresses, not_special)?).await?
+                tcp::connect(all_or_none(addresses, not_special)?).await?
             }
-            None => TcpStream::connect((host, port)).await?,
+            None => tcp::connect_to(host, port).await?,
         };
         tune(&stream);
         Ok(stream)

@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::splice::{LARGE, MOST, Pipe, poll_io};
-use super::transport::{CHUNK, Transport, poll_read_buf};
+use super::transport::{CHUNK, SMALL, Transport, grown, poll_read_buf};
 use parser::{Parser, apply_mask};
 
 /// Room for one read where readiness is not known before: a TLS record.
@@ -34,7 +34,7 @@ const RECORD: usize = 16 * 1024;
 const MESSAGE: usize = 256 * 1024;
 
 /// The longest frame header: two bytes, a length of eight, a mask of four.
-const HEADER: usize = 14;
+pub(super) const HEADER: usize = 14;
 
 /// A websocket for payload, of either role.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub(super) struct DataSocket {
     transport: Transport,
     parser: Parser,
     input: BytesMut,
+    /// Room for a read of which nothing is known.
+    room: usize,
     /// The buffer of `input` stays while there is nothing to read: payload is on its way.
     keeps_buffer: bool,
     /// Whole frames that are being written, the first perhaps in part.
@@ -96,6 +98,7 @@ impl DataSocket {
             transport,
             parser: Parser::new(role == Role::Server),
             input: early.into(),
+            room: SMALL,
             keeps_buffer: false,
             output: VecDeque::new(),
             outgoing: None,
@@ -138,6 +141,7 @@ impl DataSocket {
         self.outgoing.take_if(|pipe| pipe.held() == 0);
         if self.input.is_empty() {
             self.input = BytesMut::new();
+            self.room = SMALL;
         }
     }
 
@@ -223,9 +227,9 @@ impl DataSocket {
             // Not made here.
             Message::Frame(_) => return,
         };
-        let (header, key) = header(self.masking, opcode, payload.len());
-        self.output.push_back(header);
-        let payload = match key {
+        let header = Header::new(self.masking, opcode, payload.len());
+        self.output.push_back(Bytes::copy_from_slice(header.bytes()));
+        let payload = match header.key {
             None | Some([0, 0, 0, 0]) => payload,
             Some(key) => {
                 // In place where nobody else has it, which is the rule.
@@ -239,6 +243,24 @@ impl DataSocket {
         }
     }
 
+    /// As [`Sink::start_send`] of a binary message with what `buffer` holds behind its first [`HEADER`] bytes. Those
+    /// take the header, so that one buffer leaves.
+    pub(super) fn start_send_behind_header(&mut self, mut buffer: BytesMut) -> Result<(), Error> {
+        if self.close_sent {
+            return Err(ProtocolError::SendAfterClosing.into());
+        }
+        let (room, payload) = buffer.split_at_mut(HEADER);
+        let header = Header::new(self.masking, 2, payload.len());
+        if let Some(key) = header.key {
+            apply_mask(payload, key, 0);
+        }
+        let unused = HEADER - header.length;
+        room[unused..].copy_from_slice(header.bytes());
+        buffer.advance(unused);
+        self.output.push_back(buffer.freeze());
+        Ok(())
+    }
+
     /// Sends what `outgoing` holds, as messages.
     fn poll_drain_pipe(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(pipe) = &mut self.outgoing
@@ -247,7 +269,8 @@ impl DataSocket {
         {
             if self.announced == 0 {
                 self.announced = pipe.held().min(self.largest);
-                self.announcement = header(self.masking, 2, self.announced).0;
+                let header = Header::new(self.masking, 2, self.announced);
+                self.announcement = Bytes::copy_from_slice(header.bytes());
             }
             if self.announcement.is_empty() {
                 self.announced -= ready!(pipe.poll_drain(stream, self.announced, cx))?;
@@ -274,12 +297,15 @@ impl DataSocket {
                     _ => return Poll::Ready(Ok(())),
                 }
             }
-            let mut slices = [IoSlice::new(&[]), IoSlice::new(&[])];
-            for (slice, bytes) in slices.iter_mut().zip(&self.output) {
-                *slice = IoSlice::new(bytes);
-            }
-            let count = self.output.len().min(slices.len());
-            let written = Pin::new(&mut self.transport).poll_write_vectored(cx, &slices[..count]);
+            let transport = Pin::new(&mut self.transport);
+            let written = match (self.output.front(), self.output.get(1)) {
+                (Some(first), Some(second)) => {
+                    let slices = [IoSlice::new(first), IoSlice::new(second)];
+                    transport.poll_write_vectored(cx, &slices)
+                }
+                // send(2) costs less than writev(2).
+                (first, _) => transport.poll_write(cx, first.map_or(&[], |first| first)),
+            };
             let mut written = ready!(written)?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -304,7 +330,7 @@ impl DataSocket {
             if stream.poll_read_ready(cx)?.is_ready() {
                 // To the end of the frame and over the next header: so one read of a long transfer brings one
                 // frame, which leaves in one write.
-                let left = self.parser.left().unwrap_or(CHUNK).min(CHUNK);
+                let left = self.parser.left().unwrap_or(self.room).min(CHUNK);
                 let most = match self.parser.header_left(&self.input) {
                     0 => left + HEADER,
                     header if self.splices => header,
@@ -312,6 +338,9 @@ impl DataSocket {
                 };
                 self.input.reserve(most);
                 read = poll_read_buf(stream, cx, &mut (&mut self.input).limit(most));
+                if matches!(read, Poll::Ready(Ok(length)) if length > self.room) {
+                    self.room = grown(self.room);
+                }
             }
             if read.is_pending() && !self.keeps_buffer {
                 self.release_buffer();
@@ -397,34 +426,46 @@ impl DataSocket {
 }
 
 /// The header of a whole message, and the key with which its payload has to be masked.
-fn header(masking: Masking, opcode: u8, length: usize) -> (Bytes, Option<[u8; 4]>) {
-    let mut header = BytesMut::with_capacity(HEADER);
-    header.put_u8(0x80 | opcode);
-    let flag = if masking == Masking::None { 0 } else { 0x80 };
-    match length {
-        0..=125 => header.put_u8(flag | length as u8),
-        126..=0xffff => {
-            header.put_u8(flag | 126);
-            header.put_u16(length as u16);
+struct Header {
+    buffer: [u8; HEADER],
+    length: usize,
+    key: Option<[u8; 4]>,
+}
+
+impl Header {
+    fn new(masking: Masking, opcode: u8, payload: usize) -> Self {
+        let key = match masking {
+            Masking::None => None,
+            Masking::Zero => Some([0; 4]),
+            Masking::Random => {
+                let mut key = [0; 4];
+                aws_lc_rs::rand::fill(&mut key).expect("the system's random generator works");
+                Some(key)
+            }
+        };
+        let mut buffer = [0; HEADER];
+        let mut rest = &mut buffer[..];
+        let flag = if key.is_some() { 0x80 } else { 0 };
+        rest.put_u8(0x80 | opcode);
+        match payload {
+            0..=125 => rest.put_u8(flag | payload as u8),
+            126..=0xffff => {
+                rest.put_u8(flag | 126);
+                rest.put_u16(payload as u16);
+            }
+            _ => {
+                rest.put_u8(flag | 127);
+                rest.put_u64(payload as u64);
+            }
         }
-        length => {
-            header.put_u8(flag | 127);
-            header.put_u64(length as u64);
-        }
+        rest.put_slice(key.as_ref().map_or(&[], |key| &key[..]));
+        let length = HEADER - rest.len();
+        Self { buffer, length, key }
     }
-    let key = match masking {
-        Masking::None => None,
-        Masking::Zero => Some([0; 4]),
-        Masking::Random => {
-            let mut key = [0; 4];
-            aws_lc_rs::rand::fill(&mut key).expect("the system's random generator works");
-            Some(key)
-        }
-    };
-    if let Some(key) = key {
-        header.put_slice(&key);
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.length]
     }
-    (header.freeze(), key)
 }
 
 /// Fills `pipe`, which is made if need be. None where that cannot be: no descriptors are left, or these sockets do not

@@ -66,6 +66,10 @@ pub(crate) fn quick() -> Timings {
     }
 }
 
+pub(crate) fn settings() -> Settings {
+    Settings { timings: quick(), ..Settings::default() }
+}
+
 /// A token for `identifier`, valid for an hour.
 pub(crate) fn token(identifier: &str) -> String {
     token_with(&json!({"identifier": identifier, "exp": Clock::system().unix_now() + 3_600}))
@@ -275,4 +279,27 @@ pub(crate) async fn exchange(mut stream: TcpStream, data: &[u8]) -> Vec<u8> {
     let mut answer = Vec::new();
     timeout(LIMIT, stream.read_to_end(&mut answer)).await.expect("an end in time").unwrap();
     answer
+}
+
+/// Sends an upgrade request by hand, with `early` right behind it; gives the head and the open connection.
+pub(crate) async fn raw_upgrade(
+    bench: &Bench,
+    path: &str,
+    origin: &str,
+    early: &[u8],
+) -> (String, TcpStream) {
+    let mut stream = dial(bench.address).await;
+    let origin = if origin.is_empty() { String::new() } else { format!("Origin: {origin}\r\n") };
+    let mut request = format!(
+        "GET {path} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{origin}\r\n"
+    )
+    .into_bytes();
+    request.extend_from_slice(early);
+    stream.write_all(&request).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(LIMIT, stream.read_u8()).await.unwrap().unwrap());
+    }
+    (String::from_utf8(head).unwrap(), stream)
 }
