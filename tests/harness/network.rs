@@ -90,14 +90,15 @@ impl Network {
         let output = output.expect("ss");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let listed = String::from_utf8(output.stdout).expect("text");
-        let owner = format!("pid={process},");
+        let (owner, port) = (format!("pid={process},"), port.to_string());
         let mut count = 0;
         for line in listed.lines().filter(|line| line.contains(&owner)) {
             // Receive queue, send queue, own address, the other's.
             let own = line.split_whitespace().nth(2).and_then(|own| own.rsplit_once(':'));
             let (_, own) = own.expect("an address");
-            self.drop_packets(&["-p", "tcp", "--sport", own]);
-            self.drop_packets(&["-p", "tcp", "--dport", own]);
+            // By both ports: later somebody else may connect to something else from the same one.
+            self.drop_packets(&["-p", "tcp", "--sport", own, "--dport", &port]);
+            self.drop_packets(&["-p", "tcp", "--sport", &port, "--dport", own]);
             count += 1;
         }
         count
