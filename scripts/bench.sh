@@ -96,6 +96,10 @@ fi
 alone='ip link set lo up && printf %s "$1" >/proc/sys/net/ipv4/tcp_congestion_control && shift && exec "$@"'
 network=()
 if [ -n "${CONGESTION:-}" ]; then
+    # Only root may change it, and then only to one that is there.
+    known=$(cat /proc/sys/net/ipv4/tcp_available_congestion_control)
+    [[ " $known " = *" $CONGESTION "* ]] || { say "CONGESTION=$CONGESTION: this kernel has $known"; exit 2; }
+    [ "$(id -u)" = 0 ] || { say "CONGESTION needs a network namespace: run it as root"; exit 2; }
     command -v ip >/dev/null || { say "CONGESTION needs the program ip: apt-get install iproute2"; exit 2; }
     network=(unshare --net bash -euc "$alone" bash "$CONGESTION")
 fi

@@ -15,6 +15,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
+/// A websocket that waits, and one that carries a connection to an echo.
+async fn idle_and_active(bench: &Bench, channel: u64) -> (Ws, Ws) {
+    let (idle, mut active) = (bench.data(channel).await, bench.data(channel).await);
+    text(&mut active, "pasten").await;
+    binary(&mut active, b"x").await;
+    assert_eq!(next(&mut active).await, Some(Message::Binary(b"x".to_vec().into())));
+    (idle, active)
+}
+
 #[tokio::test]
 async fn data_goes_both_ways_and_ends_a27_a28_a32() {
     let bench = Bench::open(settings()).await;
@@ -187,11 +196,7 @@ async fn a_dead_websocket_costs_no_connection() {
 async fn deletion_with_force_is_immediate_a26_a41() {
     let bench = Bench::open(settings()).await;
     let (id, mut control) = bench.forward(echo().await).await;
-    let mut idle = bench.data(id).await;
-    let mut active = bench.data(id).await;
-    text(&mut active, "pasten").await;
-    binary(&mut active, b"x").await;
-    next(&mut active).await;
+    let (mut idle, mut active) = idle_and_active(&bench, id).await;
     let path = format!("/channels/{id}/tunnels/1");
     bench.send("DELETE", &path, "", "").await.error(400);
     bench.delete(&path, &json!({"force": 1})).await.error(400);
@@ -210,11 +215,7 @@ async fn deletion_with_force_is_immediate_a26_a41() {
 async fn deletion_without_force_waits_for_connections() {
     let bench = Bench::open(settings()).await;
     let (id, _control) = bench.forward(echo().await).await;
-    let mut idle = bench.data(id).await;
-    let mut active = bench.data(id).await;
-    text(&mut active, "pasten").await;
-    binary(&mut active, b"x").await;
-    next(&mut active).await;
+    let (mut idle, mut active) = idle_and_active(&bench, id).await;
     let (path, body) = (format!("/channels/{id}/tunnels/1"), json!({}));
     let mut deleting = std::pin::pin!(bench.delete(&path, &body));
     let mut late = tokio::select! {
@@ -240,11 +241,7 @@ async fn deletion_without_force_waits_for_connections() {
 async fn a_drain_lets_connections_end_then_says_1012_f19() {
     let bench = Bench::open(settings()).await;
     let (id, mut control) = bench.forward(echo().await).await;
-    let mut idle = bench.data(id).await;
-    let mut active = bench.data(id).await;
-    text(&mut active, "pasten").await;
-    binary(&mut active, b"x").await;
-    next(&mut active).await;
+    let (mut idle, mut active) = idle_and_active(&bench, id).await;
     let server = bench.server.clone();
     let draining = tokio::spawn(async move { server.drain(LIMIT).await });
     assert_eq!(close_code(&mut idle).await, Some(1012));
